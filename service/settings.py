@@ -1,0 +1,169 @@
+"""Every knob of the service, bounded and documented; the only reader of the environment.
+
+Why not pydantic-settings: it ignores unknown variables that carry our prefix, and a misspelt
+limit must be an error, not a default.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from service.errors import ConfigurationError
+
+PREFIX = "ISOGLOSS_"
+SECRETS = ("qdrant_api_key", "catalog_url")
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """One frozen value, made once at start. Field `max_items` is the variable ISOGLOSS_MAX_ITEMS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    # Where it listens, and where it keeps things.
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the catalog and of the embedded index."
+    )
+    models_dir: Path = Field(Path("models"), description="The registry: a folder of bundles.")
+    bundle: str = Field("first", description="Bundle for the first start: a name, or name/version.")
+    precision: Literal["fp32", "fp16", "int8"] = Field(
+        "fp32", description="Precision variant of the bundle for the first start."
+    )
+    qdrant_url: str | None = Field(
+        None, description="Qdrant server or cluster; without it the index is embedded."
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="API key of the Qdrant server.")
+    catalog_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the catalog; without it, SQLite in the data folder."
+    )
+
+    # What computes.
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where the encoder runs; `cuda` that is not there is an error."
+    )
+    threads: int = Field(
+        0, ge=0, le=256, description="Threads of one inference; 0 takes the cores of the cgroup."
+    )
+    tokenizer_threads: int = Field(
+        2, ge=1, le=64, description="Texts are tokenised in so many threads."
+    )
+    max_batch_tokens: int = Field(
+        4096, ge=16, le=1_000_000, description="Padded tokens in one batch of queries."
+    )
+    max_passage_batch_tokens: int = Field(
+        2048,
+        ge=16,
+        le=1_000_000,
+        description="Padded tokens in one batch of passages: how long a query may wait for one.",
+    )
+    max_queue_tokens: int = Field(
+        1_000_000, ge=16, description="Tokens that may wait; beyond them requests get 429."
+    )
+    request_deadline_s: Seconds = Field(
+        30.0, description="A request whose work has not begun after so many seconds gets 504."
+    )
+
+    # What a request may hold.
+    max_body_bytes: Positive = Field(32 * 2**20, description="Bytes of a request body.")
+    max_line_bytes: Positive = Field(
+        2 * 2**20,
+        description="Bytes of one line of a bulk stream, which itself may be of any length.",
+    )
+    max_items: Positive = Field(2048, description="Texts in one embedding request.")
+    max_characters: Positive = Field(
+        200_000, description="Characters of one text; longer documents are split by the caller."
+    )
+    max_documents: Positive = Field(1000, description="Documents in one request.")
+    max_queries: Positive = Field(256, description="Queries in one search request.")
+    max_limit: Positive = Field(1000, description="Hits that one search may ask for.")
+    max_offset: Positive = Field(10_000, description="Hits that one search may skip.")
+    max_filter_depth: Positive = Field(8, description="Levels of a filter.")
+    max_filter_clauses: Positive = Field(128, description="Conditions and values in a filter.")
+
+    # How it keeps up, and how it stops.
+    apply_batch_passages: int = Field(
+        512,
+        ge=1,
+        le=100_000,
+        description="Passages that the applier takes from the catalog at once.",
+    )
+    flush_interval_s: Seconds = Field(
+        5.0, description="The index is flushed and its cursor saved at least so often under load."
+    )
+    visible_timeout_s: Seconds = Field(
+        30.0, description="How long `wait: visible` waits before it answers that it is only stored."
+    )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds to keep serving after SIGTERM while /readyz already says 503.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read the variables; `overrides` (the command line) that are not None win over them.
+
+        Raises:
+            ConfigurationError: a variable is unknown, unreadable or out of bounds; every fault is named.
+        """
+        given = dict(_variables(os.environ if environ is None else environ))
+        given |= {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            faults = "; ".join(_fault(detail) for detail in error.errors())
+            raise ConfigurationError(faults) from None
+
+    def redacted(self) -> dict[str, Any]:
+        """The settings as they may be shown: secrets are starred."""
+        return self.model_dump(mode="json")
+
+
+def variables() -> list[tuple[str, str, str]]:
+    """Every variable with its default and what it does, in the order of this file."""
+    return [
+        (
+            PREFIX + name.upper(),
+            "" if field.default is None else str(field.default),
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    given: dict[str, str] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name.removesuffix("_file") in SECRETS and name.endswith("_file"):
+            given[name.removesuffix("_file")] = _secret(variable, Path(value))
+        elif name in Settings.model_fields:
+            given[name] = value
+        else:
+            raise ConfigurationError(f"{variable} is not a setting; `isogloss settings` lists them")
+    return given
+
+
+def _secret(variable: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{variable}: cannot read {path}: {error.strerror}") from error
+
+
+def _fault(detail: Any) -> str:
+    name = str(detail["loc"][0])
+    shown = "…" if name in SECRETS else repr(detail["input"])
+    return f"{PREFIX}{name.upper()}={shown}: {detail['msg']}"
