@@ -5,6 +5,7 @@ backends and the catalog (deletion by filter), and `matches` is the meaning that
 against.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,9 +100,11 @@ def resolve(where: Filter, fields: Mapping[str, FieldType]) -> Filter:
             return In(field, [typed(value, kind, name=field) for value in values])
         case Range(field):
             kind = kind_of(field, fields)
+            bounds = where.bounds().items()
             if kind in {"keyword", "boolean"}:
                 raise InvalidInput(f"a range needs a number or a datetime; {field!r} is {kind}")
-            bounds = where.bounds().items()
+            if not bounds:
+                raise InvalidInput(f"the range of {field!r} has no bound: gt, gte, lt or lte")
             return Range(field, **{name: typed(bound, kind, name=field) for name, bound in bounds})
 
 
@@ -110,12 +113,29 @@ def kind_of(field: str, fields: Mapping[str, FieldType]) -> FieldType:
     if field == LANGUAGE:
         return "keyword"
     if field not in fields:
-        declared = ", ".join(sorted({*fields, LANGUAGE}))
-        raise UnknownField(f"the collection declares no field {field!r}; it has: {declared}")
+        known = ", ".join(sorted({*fields, LANGUAGE}))
+        raise UnknownField(f"the collection declares no field {field!r}; it has: {known}")
     return fields[field]
 
 
-def typed(value: Any, kind: FieldType, *, name: str) -> str | int | float | bool:
+def declared(
+    metadata: Mapping[str, Any], fields: Mapping[str, FieldType]
+) -> dict[str, Scalar | list[Scalar]]:
+    """The declared fields that have a value in a document's metadata, as the index stores them."""
+    values: dict[str, Scalar | list[Scalar]] = {}
+    for name, kind in fields.items():
+        value = metadata.get(name)
+        try:
+            if isinstance(value, list | tuple):
+                values[name] = [typed(item, kind, name=name) for item in value]
+            elif value is not None:
+                values[name] = typed(value, kind, name=name)
+        except InvalidInput as error:
+            raise InvalidInput(error.detail, pointer=f"/{name}") from error
+    return values
+
+
+def typed(value: Any, kind: FieldType, *, name: str) -> Scalar:
     """The value as the index stores it (a datetime in UTC), or `InvalidInput` if it has another type."""
     match kind:
         case "keyword" if isinstance(value, str):
@@ -127,7 +147,7 @@ def typed(value: Any, kind: FieldType, *, name: str) -> str | int | float | bool
                 return value
             raise InvalidInput(f"field {name!r}: {value} does not fit in 64 bits")
         case "float" if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return _finite(value, name=name)
         case "datetime" if isinstance(value, str):
             return instant(value, name=name).isoformat()
         case _:
@@ -138,9 +158,19 @@ def instant(value: str, *, name: str) -> datetime:
     """An RFC 3339 string as a point in time, in UTC; without an offset it is taken as UTC."""
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError as error:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise InvalidInput(f"field {name!r}: {value!r} is not an RFC 3339 date-time") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _finite(value: float, *, name: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise InvalidInput(f"field {name!r}: the number does not fit in a float") from error
+    if not math.isfinite(number):
+        raise InvalidInput(f"field {name!r}: {number} is not a finite number")
+    return number
 
 
 def matches(where: Filter, values: Mapping[str, Any]) -> bool:

@@ -55,13 +55,17 @@ class Settings(BaseModel):
         2, ge=1, le=64, description="Texts are tokenised in so many threads."
     )
     max_batch_tokens: int = Field(
-        4096, ge=16, le=1_000_000, description="Padded tokens in one batch of queries."
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Padded tokens in one batch of queries; 0 takes 512 on a CPU, 16384 on CUDA.",
     )
     max_passage_batch_tokens: int = Field(
-        2048,
-        ge=16,
+        0,
+        ge=0,
         le=1_000_000,
-        description="Padded tokens in one batch of passages: how long a query may wait for one.",
+        description="The same for passages; it bounds how long a query waits for them. "
+        "0 takes half of what queries have.",
     )
     max_queue_tokens: int = Field(
         1_000_000, ge=16, description="Tokens that may wait; beyond them requests get 429."
