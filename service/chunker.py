@@ -86,6 +86,10 @@ class Chunker:
                 spans[number] = self._cut(documents[number].text, headings[number])
         return spans
 
+    def whole(self, title: str, text: str) -> str:
+        """What is embedded of a passage: the heading above the text."""
+        return f"{self.heading(title)}\n{text}" if title else text
+
     def heading(self, title: str) -> str:
         """As much of a title as is embedded before each passage: a quarter of the room at most.
 

@@ -93,10 +93,10 @@ class Settings(BaseModel):
 
     # How it keeps up, and how it stops.
     apply_batch_passages: int = Field(
-        512,
+        64,
         ge=1,
         le=100_000,
-        description="Passages that the applier takes from the catalog at once.",
+        description="Passages that the applier embeds at once; a small write waits for one batch.",
     )
     flush_interval_s: Seconds = Field(
         5.0, description="The index is flushed and its cursor saved at least so often under load."

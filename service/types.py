@@ -19,6 +19,15 @@ FieldType: TypeAlias = Literal["keyword", "integer", "float", "datetime", "boole
 Scalar: TypeAlias = str | int | float | bool
 """A metadata value that a filter can meet; a datetime travels as an RFC 3339 string."""
 
+GroupBy: TypeAlias = Literal["document", "language"]
+"""What the hits of a search are grouped by."""
+
+Wait: TypeAlias = Literal["stored", "visible"]
+"""When a write is answered: when it is safe in the catalog, or when searches see it as well."""
+
+ModelState: TypeAlias = Literal["active", "available", "invalid"]
+"""A bundle of the registry: it serves, it could serve, or it breaks the contract."""
+
 UNDETERMINED = "und"
 """BCP-47's code for a language that nobody could tell."""
 
@@ -75,3 +84,135 @@ class Hit:
     title: str
     metadata: Mapping[str, Any]
     vector: Matrix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedAnswer:
+    """The vectors of one request, in the order of its texts; `bundle` is `name/version`."""
+
+    vectors: Matrix
+    tokens: Sequence[int]
+    truncated: Sequence[bool]
+    bundle: str
+    space: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """The hits of one query, best first; hits of one group are adjacent, best group first."""
+
+    hits: Sequence[Hit]
+    collection: str
+    generation: int
+    bundle: str
+    space: str
+    query_language: str
+    truncated: bool
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the request spent in each stage, shared by all of its queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write in the catalog at `revision`; `visible` if searches saw it when it was answered."""
+
+    accepted: int
+    revision: int
+    visible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """How many documents were there and are gone as of `revision`."""
+
+    deleted: int
+    revision: int
+    visible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as the catalog holds it; `language` was given or identified."""
+
+    id: str
+    text: str
+    title: str
+    language: str
+    metadata: Mapping[str, Any]
+    passages: Sequence[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSummary:
+    """A document in a list: everything but its text."""
+
+    id: str
+    title: str
+    language: str
+    metadata: Mapping[str, Any]
+    characters: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPage:
+    """A page of documents in the order of their first arrival; no cursor on the last page."""
+
+    documents: Sequence[DocumentSummary]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection with its size; `lag` counts revisions that searches do not see yet."""
+
+    name: str
+    fields: Mapping[str, FieldType]
+    documents: int
+    passages: int
+    languages: Mapping[str, int]
+    """Passages of each language."""
+    revision: int
+    lag: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A bundle of the registry. Of an invalid one only the name, version, state and reason are known."""
+
+    name: str
+    version: str
+    state: ModelState
+    reason: str = ""
+    space: str = ""
+    dimension: int = 0
+    dimensions: Sequence[int] = ()
+    """Every length that a vector may be cut to, its own included."""
+    max_tokens: int = 0
+    languages: Sequence[str] = ()
+    precisions: Sequence[str] = ()
+    roles: Sequence[Role] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that the service needs: `encoder`, `catalog` or `index`, and how it is."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the service is. `applied` of `total` passage revisions are visible to searches."""
+
+    checks: Sequence[Check]
+    generation: int
+    epoch: int
+    bundle: str
+    space: str
+    applied: int
+    total: int
