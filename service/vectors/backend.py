@@ -6,12 +6,10 @@ Aliases, generations, retries of requests and the text of passages live above it
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from service.filters import Filter
-from service.types import FieldType, Matrix
-
-GroupBy: TypeAlias = Literal["document", "language"]
+from service.types import FieldType, GroupBy, Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A search: `limit` hits (or groups of at most `group_size`) after `offset`, best first."""
+    """A search: `limit` hits (or groups of at most `group_size`) after `offset`, best first.
+
+    `where` is resolved (see `filters.resolve`); `score_threshold` keeps the scores that reach it.
+    """
 
     vector: Matrix
     limit: int
@@ -60,13 +61,17 @@ class Match:
 
 
 class VectorIndex(Protocol):
-    """One open index. Every call is atomic: the whole batch, or an error and nothing."""
+    """One open index. What is wrong with a call is told before any of it is done (`InvalidInput`)."""
 
     @property
     def spec(self) -> IndexSpec: ...
 
     async def apply(self, upserts: Sequence[Point], deletes: Sequence[int]) -> None:
-        """Write and delete, visible to searches on return; idempotent; the ids are disjoint."""
+        """Write and delete, visible to searches on return; idempotent; the ids are disjoint.
+
+        It survives the end of any process on return. After `IndexUnavailable` or `StorageFull` a
+        part of the batch may be in the index: repeat the batch.
+        """
         ...
 
     async def flush(self) -> None:
@@ -74,7 +79,10 @@ class VectorIndex(Protocol):
         ...
 
     async def search(self, queries: Sequence[Query]) -> list[list[Match]]:
-        """One list of matches for each query; equal scores are ordered by ascending id."""
+        """One list of matches for each query; equal scores are ordered by ascending id.
+
+        With `group_by` the matches of one group are adjacent, the best group first.
+        """
         ...
 
     def scan(self, *, page: int = 10_000) -> AsyncIterator[Sequence[tuple[int, int]]]:
