@@ -110,11 +110,16 @@ class Applier:
         self._wake.set()
 
     def index(self, collection: int) -> VectorIndex:
-        """The open index of a collection; `IndexUnavailable` while it is being opened."""
+        """The index of a collection; `IndexUnavailable` until it was found equal to the catalog.
+
+        An index that is being rebuilt, or that was opened and not compared yet, would answer, but
+        with a part of what there is.
+        """
         shelf = self._shelf(collection)
-        if shelf.index is None:
+        if shelf.index is None or not shelf.verified:
+            doing = "opened" if shelf.index is None else "brought in step with the catalog"
             raise IndexUnavailable(
-                f"the index of collection {shelf.collection.name!r} is being opened"
+                f"the index of collection {shelf.collection.name!r} is being {doing}"
                 + (f": {shelf.error}" if shelf.error else "")
             )
         return shelf.index

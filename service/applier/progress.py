@@ -9,7 +9,8 @@ from anyio import to_thread
 from service.applier.shelf import Shelf
 from service.catalog import Catalog, Collection
 
-State: TypeAlias = Literal["opening", "building", "verifying", "current"]
+State: TypeAlias = Literal["opening", "building", "verifying", "following", "current"]
+"""The last two answer searches: only an index that was found equal to the catalog does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,6 @@ async def measure(catalog: Catalog, generation: int, shelf: Shelf) -> Progress:
 def _state(shelf: Shelf, left: int) -> State:
     if shelf.index is None:
         return "opening"
-    if left:
-        return "building"
-    return "current" if shelf.verified else "verifying"
+    if shelf.verified:
+        return "following" if left else "current"
+    return "building" if left else "verifying"

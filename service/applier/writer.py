@@ -152,3 +152,7 @@ class Writer:
             self._rebuilds.labels(reason=reason).inc()
             self._log.warning("index is rebuilt", collection=shelf.collection.id, reason=reason)
         shelf.opened(index, 0)
+        rows = await to_thread.run_sync(
+            partial(self._catalog.passages.pending, shelf.collection.id, after=0)
+        )
+        shelf.verified = rows == 0  # nothing is equal to nothing
