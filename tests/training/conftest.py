@@ -1,0 +1,188 @@
+"""A small parallel world: templates in five languages, a random teacher, a recipe of seconds."""
+
+import gzip
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from training.config import Recipe
+
+WORDS = {
+    "en": (
+        ["cat", "dog", "bird", "horse"],
+        ["sleeps", "eats", "waits"],
+        ["garden", "house", "river", "school"],
+    ),
+    "de": (
+        ["Katze", "Hund", "Vogel", "Pferd"],
+        ["schläft", "frisst", "wartet"],
+        ["Garten", "Haus", "Fluss", "Schule"],
+    ),
+    "ru": (
+        ["кошка", "собака", "птица", "лошадь"],
+        ["спит", "ест", "ждёт"],
+        ["сад", "дом", "река", "школа"],
+    ),
+    "hi": (
+        ["बिल्ली", "कुत्ता", "पक्षी", "घोड़ा"],
+        ["सोता", "खाता", "रुकता"],
+        ["बगीचा", "घर", "नदी", "स्कूल"],
+    ),
+    "zh": (["猫", "狗", "鸟", "马"], ["睡觉", "吃饭", "等待"], ["花园", "房子", "河流", "学校"]),
+}
+COLOURS = {
+    "en": ["red", "blue", "green", "old"],
+    "de": ["rot", "blau", "grün", "alt"],
+    "ru": ["красный", "синий", "зелёный", "старый"],
+    "hi": ["लाल", "नीला", "हरा", "पुराना"],
+    "zh": ["红", "蓝", "绿", "老"],
+}
+
+
+def sentences(language: str) -> list[str]:
+    """Every combination, in the same order in every language."""
+    gap = "" if language == "zh" else " "
+    who, does, where = WORDS[language]
+    return [gap.join(words) for words in product(COLOURS[language], who, does, where)]
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def write_pairs(folder: Path, language: str, rows: list[tuple[str, str, str]]) -> Path:
+    path = folder / "parallel" / f"en-{language}.tsv.gz"
+    write_lines(path, ["english\tforeign\tsource", *("\t".join(row) for row in rows)])
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Matrices of this size gain nothing from threads, and wait for each other on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """192 pairs in each of four languages, questions with passages, one bitext benchmark."""
+    folder = tmp_path_factory.mktemp("data")
+    english = sentences("en")
+    for language in ("de", "ru", "hi", "zh"):
+        pairs = zip(english, sentences(language), strict=True)
+        write_pairs(folder, language, [(en, xx, "templates") for en, xx in pairs])
+    passages = [
+        {
+            "_id": f"p{i}",
+            "title": text.split()[1],
+            "text": f"{text}. More of it.",
+            "source": "notes",
+        }
+        for i, text in enumerate(english[:40])
+    ]
+    write_lines(folder / "qa" / "passages.en.jsonl.gz", [json.dumps(row) for row in passages])
+    triples = [
+        {"lang": "de", "question_en": f"who {en}", "question": f"wer {de}", "passage_id": f"p{i}"}
+        for i, (en, de) in enumerate(zip(english[:40], sentences("de"), strict=False))
+    ]
+    write_lines(folder / "qa" / "triples.de.jsonl.gz", [json.dumps(row) for row in triples])
+    natural = {"question": "who waits", "title": "waiting", "passage": "old cat waits house"}
+    write_lines(folder / "qa" / "clapnq.en.jsonl.gz", [json.dumps(natural)])
+    rows = [f"{i}\td\t{text}" for i, text in enumerate(english[:20])]
+    write_lines(folder / "eval" / "ntrex" / "eng.tsv.gz", ["id\tdoc\ttext", *rows])
+    rows = [f"{i}\td\t{text}" for i, text in enumerate(sentences("de")[:20])]
+    write_lines(folder / "eval" / "ntrex" / "deu.tsv.gz", ["id\tdoc\ttext", *rows])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random English encoder, wider than the student."""
+    folder = tmp_path_factory.mktemp("teacher")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "who",
+        *COLOURS["en"],
+        *(w for ws in WORDS["en"] for w in ws),
+    ]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_padding(length=128)  # as all-MiniLM's file does: it must be switched off
+    tokenizer.enable_truncation(128)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(3)
+    shape = BertConfig(
+        vocab_size=len(words),
+        hidden_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe(teacher: Path) -> Recipe:
+    stage = {"batch_rows": 24, "batch_tokens": 512, "learning_rate": 3e-3, "warmup_steps": 2}
+    return Recipe.model_validate(
+        {
+            "name": "toy",
+            "version": "1",
+            "licence": "CC0-1.0",
+            "data": {
+                "held_out_share": 0.15,
+                "joined_rows": 12,
+                "joined_sentences": 3,
+                "licences": {"templates": "CC0-1.0"},
+            },
+            "vocabulary": {"pieces": 450, "sample_characters": 12_000},
+            "student": {
+                "hidden": 32,
+                "layers": 1,
+                "heads": 2,
+                "feed_forward": 48,
+                "max_tokens": 40,
+            },
+            "teacher": {"model": str(teacher)},
+            "loop": {"log_every": 2, "checkpoint_every": 4},
+            "evaluation": {"ntrex": {"de": "deu"}},
+            "stage": [
+                {
+                    **stage,
+                    "name": "teach",
+                    "steps": 8,
+                    "data": {"bitext": 3, "english": 1, "joined": 1},
+                    "methods": [{"method": "distillation", "relation_weight": 0.1}],
+                },
+                {
+                    **stage,
+                    "name": "align",
+                    "steps": 8,
+                    "token_dropout": 0.1,
+                    "data": {"bitext": 2, "pivot": 1, "question": 1, "cloze": 1},
+                    "methods": [
+                        {"method": "info_nce"},
+                        {"method": "distillation", "distance": "mse", "weight": 0.5},
+                    ],
+                },
+            ],
+        }
+    )
