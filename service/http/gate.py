@@ -25,11 +25,8 @@ CLIENT_GONE: Final = 499
 DRAIN_S: Final = 2.0
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET: Final = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
-REASONS: Final = {
-    "overloaded": "queue_full",
-    "deadline_exceeded": "deadline",
-    "not_ready": "draining",
-}
+REASONS: Final = {"not_ready": "not_ready", "too_large": "too_large"}
+"""What is counted here; a full queue and a passed deadline are counted where they happen."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

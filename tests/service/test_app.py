@@ -1,5 +1,6 @@
 """The application as a whole, in this process: real bundle, catalog, index host and HTTP surface."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import httpx
@@ -28,6 +29,15 @@ async def client(tmp_path):
     build_tiny_bundle(tmp_path / "models" / "tiny" / "1", dimensions=[8, 16])
     async with running(tmp_path) as client:
         yield client
+
+
+async def ready(client):
+    """Wait until searches are answered: an index that was opened again is first compared."""
+    for _ in range(1000):
+        if (await client.get("/readyz")).status_code == 200:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("not ready")
 
 
 async def put(client, *documents, collection="default"):
@@ -176,7 +186,7 @@ async def test_vectors_may_be_cut_to_an_allowed_length_and_no_other(client):
     raw = await client.post("/embed", json={"inputs": "one", "dimensions": 8, "normalize": False})
     assert np.linalg.norm(raw.json()[0]) < 1
     refused = await client.post("/embed", json={"inputs": "one", "dimensions": 9})
-    assert refused.status_code == 400
+    assert refused.status_code == 422
     assert "allows 8, 16" in refused.json()["detail"]
     assert refused.json()["errors"][0]["pointer"] == "/dimensions"
 
@@ -196,6 +206,7 @@ async def test_the_index_decides_the_encoder_after_the_first_start(tmp_path):
         await put(client, {"id": "a", "text": "river"})
     build_tiny_bundle(tmp_path / "models" / "other" / "1", name="other", seed=1)
     async with running(tmp_path, bundle="other") as client:
+        await ready(client)
         answer = await search(client, "river")
         assert answer["bundle"] == "tiny/1"
         assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-3)

@@ -26,9 +26,7 @@ def test_json_lines_are_read_with_our_keys_and_with_those_of_beir(tmp_path):
 
 def test_a_gzipped_table_gives_a_document_a_row_and_skips_empty_texts(tmp_path):
     path = tmp_path / "en-sw.tsv.gz"
-    path.write_bytes(
-        gzip.compress(b'english\tforeign\na "b\thabari\nempty\t \nthe end\tmwisho\n')
-    )
+    path.write_bytes(gzip.compress(b'english\tforeign\na "b\thabari\nempty\t \nthe end\tmwisho\n'))
     assert read(path, columns=Columns(text="foreign")) == [
         {"id": "en-sw.tsv.gz:2", "text": "habari"},
         {"id": "en-sw.tsv.gz:4", "text": "mwisho"},

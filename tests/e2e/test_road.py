@@ -1,0 +1,69 @@
+"""The main road on real input: the shipped bundle, the sample documents, questions in nine languages."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import Client
+from tests.e2e.process import ServiceProcess
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "deploy" / "samples"
+
+
+def lines(name):
+    return [json.loads(line) for line in (SAMPLES / name).read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    data = tmp_path_factory.mktemp("road") / "data"
+    with ServiceProcess(data=data, models=ROOT / "models", bundle="first") as process:
+        with Client(process.url) as client:
+            client.post("/collections", {"name": "samples", "fields": {"topic": "keyword"}})
+            for state in client.upload("samples", lines("topics.jsonl")):
+                assert state.rejected == []
+            httpx.get(process.url + "/readyz").raise_for_status()
+            while client.get("/collections/samples")["lag"]:
+                pass
+        yield process
+
+
+@pytest.fixture(scope="module")
+def answers(service):
+    """For each sample query, its first five hits."""
+    queries = lines("queries.jsonl")
+    body = {"queries": [each["query"] for each in queries], "collection": "samples", "limit": 5}
+    found = httpx.post(service.url + "/search", json=body, timeout=60)
+    assert found.status_code == 200, found.text
+    return list(zip(queries, [answer["hits"] for answer in found.json()], strict=True))
+
+
+def test_a_question_finds_its_topic_in_several_languages_whatever_language_it_is_in(answers):
+    right, several = defaultdict(list), defaultdict(list)
+    for query, hits in answers:
+        fitting = [hit for hit in hits if hit["metadata"]["topic"] == query["topic"]]
+        right[query["language"]].append(len(fitting) / 5)
+        several[query["language"]].append(len({hit["language"] for hit in fitting}) >= 2)
+    assert len(right) >= 6, "English and five other languages"
+    shares = {language: sum(each) / len(each) for language, each in right.items()}
+    spread = {language: sum(each) / len(each) for language, each in several.items()}
+    assert shares["en"] > 0.6, shares
+    assert min(shares.values()) > 0.35, shares
+    assert spread["en"] > 0.7, spread
+    assert min(spread.values()) > 0.4, spread
+
+
+def test_an_answer_names_the_shipped_bundle_and_its_space(service):
+    body = {"query": "bees", "collection": "samples"}
+    answer = httpx.post(service.url + "/search", json=body).json()
+    models = httpx.get(service.url + "/models").json()["models"]
+    (active,) = [model for model in models if model["state"] == "active"]
+    assert answer["space"] == active["space"]
+    assert answer["bundle"] == f"first/{active['version']}"
+    assert len(active["languages"]) >= 24
