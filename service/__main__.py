@@ -31,6 +31,7 @@ app = typer.Typer(
     help="Cross-lingual retrieval: ask in one language, find the answer in another.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
