@@ -25,6 +25,7 @@ from training.checkpoint import RunFolder
 from training.config import Evaluation, Recipe
 from training.data import ENGLISH, HeldOut
 from training.evaluation import Embed
+from training.export.card import model_card
 from training.export.gate import by_language, check_parity, probe_texts, quantisation_gate
 from training.export.graph import GRAPH, SMALL_GRAPH, ExportFailed, write_graphs
 from training.export.sentence_transformers import write_sentence_transformers
@@ -145,6 +146,7 @@ def _seal(  # noqa: PLR0917 - one caller
         "int8_gate": gate,
         "thresholds": recipe.quantisation.model_dump(),
     }
+    (folder / "README.md").write_text(model_card(declared, scores, gate), "utf-8")
     write_bundle(folder, **declared, evaluation=evaluation)
     Bundle.open(folder)
     return gate
