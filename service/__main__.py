@@ -41,10 +41,10 @@ SAMPLES = "samples"
 TRY = """
 [bold]Isogloss answers at {url}[/] with sample documents in many languages. Try, in another terminal:
 
-  .venv/bin/isogloss search "how do bees make honey" --collection samples
+  .venv/bin/isogloss search "how should I wash my hands" --collection samples
 
   curl -s {url}/search -H 'content-type: application/json' \\
-       -d '{{"query": "¿por qué tiembla la tierra?", "collection": "samples", "limit": 5}}'
+       -d '{{"query": "¿cómo funciona una biblioteca?", "collection": "samples", "limit": 5}}'
 
   curl -s {url}/embed -H 'content-type: application/json' -d '{{"inputs": ["buenos días", "おはよう"]}}'
 

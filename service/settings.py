@@ -37,7 +37,9 @@ class Settings(BaseModel):
         "fp32", description="Precision variant of the bundle for the first start."
     )
     qdrant_url: str | None = Field(
-        None, description="Qdrant server or cluster; without it the index is embedded."
+        None,
+        pattern="^https?://.+",
+        description="Qdrant server or cluster; without it the index is embedded.",
     )
     qdrant_api_key: SecretStr | None = Field(None, description="API key of the Qdrant server.")
     catalog_url: SecretStr | None = Field(
