@@ -44,7 +44,7 @@ TRY = """
   .venv/bin/isogloss search "how should I wash my hands" --collection samples
 
   curl -s {url}/search -H 'content-type: application/json' \\
-       -d '{{"query": "¿cómo funciona una biblioteca?", "collection": "samples", "limit": 5}}'
+       -d '{{"query": "pourquoi la lune cache-t-elle le soleil ?", "collection": "samples", "limit": 5}}'
 
   curl -s {url}/embed -H 'content-type: application/json' -d '{{"inputs": ["buenos días", "おはよう"]}}'
 
@@ -270,7 +270,7 @@ def _load_samples(path: Path, settings: Settings) -> None:
         for _ in client.upload(SAMPLES, corpus.documents(path, columns=columns)):
             pass
         _wait_until_visible(client, SAMPLES)
-    console.print(TRY.format(url=url), highlight=False)
+    console.print(TRY.format(url=url), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,14 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
     limits = {name: getattr(settings, name) for name in Limits.__dataclass_fields__}
-    install(app, limits=Limits(**limits), metrics=metrics, settings=settings.redacted())
+    # What was left to the service to choose is shown as it was chosen.
+    batches = _batch_limits(settings)
+    chosen = {
+        "threads": _threads(settings),
+        "max_batch_tokens": batches.max_batch_tokens,
+        "max_passage_batch_tokens": batches.max_passage_batch_tokens,
+    }
+    install(app, limits=Limits(**limits), metrics=metrics, settings=settings.redacted() | chosen)
     return app
 
 
@@ -82,7 +89,7 @@ async def _open(
             bundle,
             precision=precision,
             device=settings.device,
-            threads=settings.threads or cpu_limit(),
+            threads=_threads(settings),
             tokenizer_threads=settings.tokenizer_threads,
             limits=_batch_limits(settings),
             metrics=metrics,
@@ -127,6 +134,10 @@ async def _open(
         metrics=metrics,
     )
     return retriever, Inventory(retriever, catalog=catalog, backend=backend, registry=registry)
+
+
+def _threads(settings: Settings) -> int:
+    return settings.threads or cpu_limit()
 
 
 def _batch_limits(settings: Settings) -> BatchLimits:

@@ -129,11 +129,11 @@ class Applier:
         return self._shelf(collection).applied
 
     async def wait_visible(self, collection: int, revision: int, *, timeout_s: float) -> bool:
-        """Wait until searches see the revision; False if that takes longer."""
+        """Wait until searches are answered and see the revision; False if that takes longer."""
         self.notify()
         try:
             async with asyncio.timeout(timeout_s):
-                while (shelf := self._shelf(collection)).applied < revision:
+                while not (shelf := self._shelf(collection)).shows(revision):
                     await shelf.moved.wait()
         except TimeoutError:
             return False

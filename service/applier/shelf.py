@@ -66,6 +66,15 @@ class Shelf:
         self.flush_by = min(self.flush_by, flush_by)
         self.wake()
 
+    def proven(self) -> None:
+        """The index was found equal to the catalog; from now on searches are answered from it."""
+        self.verified = True
+        self.wake()
+
+    def shows(self, revision: int) -> bool:
+        """Whether a search now would see everything up to the revision."""
+        return self.verified and self.applied >= revision
+
     def flushed(self) -> None:
         """What was applied is safe, and the catalog knows it."""
         self.durable, self.unflushed, self.flush_by = self.applied, 0, float("inf")

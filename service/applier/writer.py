@@ -125,7 +125,7 @@ class Writer:
             failed={(each.passage, each.rev) for each in [*recorded, *shelf.failures]},
         )
         if wrong is None:
-            shelf.verified = True
+            shelf.proven()
         else:
             self._log.warning("index is wrong", collection=shelf.collection.id, difference=wrong)
             shelf.condemn("mismatch")
@@ -155,4 +155,5 @@ class Writer:
         rows = await to_thread.run_sync(
             partial(self._catalog.passages.pending, shelf.collection.id, after=0)
         )
-        shelf.verified = rows == 0  # nothing is equal to nothing
+        if not rows:
+            shelf.proven()  # nothing is equal to nothing

@@ -254,7 +254,7 @@ async def test_an_outage_delays_and_loses_nothing(house):
         assert not await applier.wait_visible(house.collection, revision, timeout_s=0.05)
         await until(lambda: house.backend.calls[-1][0] in {"apply", "flush"})
         [progress] = await applier.progress()
-        assert progress.state == "building"
+        assert progress.state == "following"
         assert (progress.applied, progress.total) == (1, 10)
         house.backend.down = False
         await visible(applier, house)
@@ -390,7 +390,7 @@ async def test_the_next_batch_is_embedded_while_the_current_one_is_applied(house
 
     house.encoder = watched
     async with house.applier() as applier:
-        index = applier.index(house.collection)
+        index = house.index()
         real = index.apply
 
         async def slow(upserts, deletes):
@@ -408,7 +408,7 @@ async def test_a_batch_read_ahead_of_a_failed_one_is_not_applied_before_it(house
     house.put(*[stored(f"d{number}", f"text {number}") for number in range(12)])
     order = []
     async with house.applier() as applier:
-        index = applier.index(house.collection)
+        index = house.index()
         real = index.apply
 
         async def fail_second(upserts, deletes):
@@ -433,6 +433,20 @@ async def test_a_lost_index_is_rebuilt(house):
         await settled(applier)
         assert texts(house) == {"text"}
     assert house.value("index_rebuilds_total", reason="missing") == 1
+
+
+async def test_an_index_is_not_searched_before_it_is_equal_to_the_catalog(house):
+    house.put(stored("a", "text"))
+    house.encoder.gate.clear()
+    async with house.applier() as applier:
+        with pytest.raises(IndexUnavailable, match="brought in step with the catalog"):
+            applier.index(house.collection)
+        [progress] = await applier.progress()
+        assert progress.state == "building"
+        assert not await applier.wait_visible(house.collection, 1, timeout_s=0.02)
+        house.encoder.gate.set()
+        await visible(applier, house)
+        assert applier.index(house.collection) is house.index()
 
 
 async def test_a_new_collection_is_no_rebuild(house):
