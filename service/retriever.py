@@ -126,12 +126,17 @@ class Retriever:
     ) -> list[SearchAnswer]:
         """One answer for each query: embedded, searched and hydrated with the same generation."""
         live = self.live
-        collection = await self._collection(request.collection)
-        where = _where(request, collection.fields)
-        index = live.applier.index(collection.id)
         stages = _Stages(self._metrics)
-        with stages.timed("embed"):
-            embedded = await live.engine.embed(request.queries, "query", deadline=_at(deadline_s))
+        with stages.timed("embed"):  # and meanwhile what else there is to know
+            embedding = asyncio.create_task(
+                live.engine.embed(request.queries, "query", deadline=_at(deadline_s))
+            )
+            try:
+                collection, where, languages = await _run(self._understand, request)
+                index = live.applier.index(collection.id)
+                embedded = await embedding
+            finally:
+                embedding.cancel()
         with stages.timed("search"):
             try:
                 found = await index.search(_queries(request, embedded.vectors, where))
@@ -142,7 +147,7 @@ class Retriever:
                 ) from error
         with stages.timed("hydrate"):
             ids = [match.id for matches in found for match in matches]
-            passages, languages = await _run(self._hydrate, ids, request.queries)
+            passages = await _run(self._catalog.passages.hydrate, ids)
         answers = []
         for matches, language, cut_off in zip(found, languages, embedded.truncated, strict=True):
             hits = [
@@ -165,11 +170,13 @@ class Retriever:
             )
         return answers
 
-    def _hydrate(
-        self, ids: Sequence[int], queries: Sequence[str]
-    ) -> tuple[Mapping[int, Passage], list[str]]:
-        languages = [language for language, _ in self._identifier.identify(queries)]
-        return self._catalog.passages.hydrate(ids), languages
+    def _understand(
+        self, request: SearchRequest
+    ) -> tuple[Collection, Filter | None, Sequence[str]]:
+        """The collection, the filter as it is stored there, and the language of each query."""
+        collection = self._catalog.collections.get(request.collection)
+        where = _where(request, collection.fields)
+        return collection, where, [code for code, _ in self._identifier.identify(request.queries)]
 
     def _count(self, hits: Sequence[Hit], language: str, known: AbstractSet[str]) -> None:
         asked = language if language in known else "other"

@@ -71,6 +71,7 @@ class Database:
                 json_serializer=lambda value: orjson.dumps(value).decode(),
                 json_deserializer=orjson.loads,
                 pool_size=CONNECTIONS,
+                pool_use_lifo=True,  # the connection whose page cache is warm
                 max_overflow=0,
                 pool_timeout=busy_timeout_s,
                 pool_pre_ping=not self._sqlite,
