@@ -142,12 +142,12 @@ def _threads(settings: Settings) -> int:
 
 def _batch_limits(settings: Settings) -> BatchLimits:
     # Measured on two cores: 512 tokens run at nearly twice the rate of 4096, whose states no longer
-    # fit the cache; a GPU needs large batches to be busy at all. Passages get a quarter: it costs
-    # them nothing down to 128 tokens, and it is what a query waits for at the worst.
+    # fit the cache; a GPU needs large batches to be busy at all. Passages get half: it is what a
+    # query waits for at the worst, and a quarter cost a sixth of their throughput.
     tokens = settings.max_batch_tokens or BATCH_TOKENS[settings.device]
     return BatchLimits(
         max_batch_tokens=tokens,
-        max_passage_batch_tokens=settings.max_passage_batch_tokens or max(16, tokens // 4),
+        max_passage_batch_tokens=settings.max_passage_batch_tokens or max(16, tokens // 2),
         max_queue_tokens=settings.max_queue_tokens,
     )
 

@@ -67,7 +67,7 @@ class Settings(BaseModel):
         ge=0,
         le=1_000_000,
         description="The same for passages; it bounds how long a query waits for them. "
-        "0 takes a quarter of what queries have.",
+        "0 takes half of what queries have.",
     )
     max_queue_tokens: int = Field(
         1_000_000, ge=16, description="Tokens that may wait; beyond them requests get 429."
