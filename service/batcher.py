@@ -30,6 +30,11 @@ Infer: TypeAlias = Callable[[Sequence[Tokens]], Matrix]
 Failure: TypeAlias = Callable[[], ServiceError]
 """Makes the exception anew for each caller: a raised one carries its own traceback."""
 
+QUIET_S = 1.0
+"""So long after a query, passages run in batches of a quarter: where one query was, more follow, and
+each waits for the batch that runs."""
+HURRIED_SHARE = 4
+
 MAX_RETRY_S = 60
 """No client is sent away for longer, however wrong the estimate may be."""
 
@@ -76,6 +81,7 @@ class MicroBatcher:
             "passage": Lane("passage", limits.max_passage_batch_tokens, metrics=metrics),
         }
         self._streak = 0  # batches of queries that ran while passages waited
+        self._queried_s = -math.inf  # when the last query came
         self._rate = _Rate()
         self._changed = Condition()  # guards everything above
         self._requests: set[Request] = set()
@@ -177,6 +183,8 @@ class MicroBatcher:
                 text = fresh[key] = Text(each, key, length, now)
             request.texts.append(text)
         self._ensure_room(lane, sum(text.length for text in fresh.values()))
+        if lane.role == "query":
+            self._queried_s = now
         for text in fresh.values():
             lane.add(text)
         for row, text in enumerate(request.texts):
@@ -259,7 +267,8 @@ class MicroBatcher:
     def _begin(self, lane: Lane) -> list[Text]:
         now = time.monotonic()
         batch = []
-        for text in lane.cut():
+        hurried = lane.role == "passage" and now < self._queried_s + QUIET_S
+        for text in lane.cut(share=HURRIED_SHARE if hurried else 1):
             if all(request.deadline <= now for request, _ in text.rows):
                 continue  # its rows count as waiting, so `_expire` is about to answer them
             for request, _ in text.rows:

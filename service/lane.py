@@ -72,8 +72,10 @@ class Lane:
             if text is self._first:
                 self._first = None
 
-    def cut(self) -> list[Text]:
+    def cut(self, *, share: int = 1) -> list[Text]:
         """Takes the next batch, the longest text first; the lane is not empty.
+
+        With a `share` of 4, a quarter of the budget is used.
 
         The backlog, sorted by length, is thought of as cut into full batches, and the batch with
         the oldest text is the next. So nothing starves, and a backlog that does not grow runs in
@@ -81,7 +83,7 @@ class Lane:
         more would pass the budget of padded tokens (longest x count), or when the next text would
         be more padding than text. A text longer than the budget runs alone.
         """
-        oldest = self._oldest()
+        oldest, budget = self._oldest(), self._max_batch_tokens // share
         batch: list[tuple[int, int]] = []  # lengths, and how many texts of each
         longest = room = 0
         found = False
@@ -91,7 +93,7 @@ class Lane:
                 if not room or (longest > TINY_TOKENS and longest > 2 * length):
                     if found:
                         return self._take(batch)
-                    batch, longest, room = [], length, max(1, self._max_batch_tokens // length)
+                    batch, longest, room = [], length, max(1, budget // length)
                 count = min(room, left)
                 batch.append((length, count))
                 room, left = room - count, left - count

@@ -7,7 +7,6 @@ second signal skips the wait, and so does Ctrl-C.
 
 import asyncio
 import signal
-import sys
 from contextlib import suppress
 from types import FrameType
 
@@ -27,9 +26,6 @@ def run(app: FastAPI, *, host: str, port: int, drain_s: float) -> None:
         ServiceError: a part of the service could not be opened.
         SystemExit: the address cannot be listened on; the log says why.
     """
-    # Language identification and chunking hold the GIL in worker threads during a bulk load; the
-    # default of 5 ms is what each of them may keep a query waiting.
-    sys.setswitchinterval(0.001)
     config = uvicorn.Config(
         app,
         host=host,

@@ -164,7 +164,19 @@ async def test_queries_run_before_passages_that_came_earlier():
         encoder.gate.set()
         await asyncio.gather(blocker, bulk, query)
     assert encoder.ran[:2] == [7, 1]
-    assert max(len(batch) for batch in encoder.batches) == 8  # the smaller budget of passages
+
+
+async def test_passages_fill_their_own_budget_and_a_quarter_of_it_while_queries_come():
+    encoder = SumEncoder()
+    async with batcher_of(encoder, max_passage_batch_tokens=32) as batcher:
+        await batcher.submit(texts(24), lane="passage")
+        quiet = [len(batch) for batch in encoder.batches]
+        blocker = await held(batcher, encoder)
+        bulk = await launched(batcher.submit(texts(24), lane="passage"))
+        encoder.gate.set()
+        await asyncio.gather(blocker, bulk)
+    assert quiet == [8, 8, 8]
+    assert [len(batch) for batch in encoder.batches[3:]] == [1] + [2] * 12
 
 
 async def test_passages_have_a_turn_after_their_share_of_query_batches():
