@@ -153,15 +153,15 @@ def show(name: str, seconds: Sequence[float]) -> None:
     print(f"{name}: {marks}  ({len(seconds)} searches)")
 
 
-def resident(pid: int) -> float:
-    """Resident megabytes of a process and its children."""
-    total = 0.0
+def resident(pid: int) -> tuple[float, float]:
+    """Resident megabytes of the service, and of its index host (whose files are mapped)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for process in [str(pid), *children]:
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                total += int(line.split()[1]) / 1024
-    return total
+    return _resident(str(pid)), sum(map(_resident, children))
+
+
+def _resident(process: str) -> float:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def soak(service: ServiceProcess, rows: Sequence[tuple[str, str, str]], seconds: float) -> None:
@@ -193,11 +193,15 @@ def soak(service: ServiceProcess, rows: Sequence[tuple[str, str, str]], seconds:
         samples.append((time.monotonic() - begun, resident(service.pid)))
     stop.set()
     writer.join()
-    half = [sample for sample in samples if sample[0] > seconds / 3]
-    slope = np.polyfit([t for t, _ in half], [mb for _, mb in half], 1)[0] * 60
-    print(
-        f"resident: first {samples[0][1]:.0f} MB, last {samples[-1][1]:.0f} MB, slope {slope:+.2f} MB/min after the first third"
-    )
+    late = [sample for sample in samples if sample[0] > seconds / 3]
+    for name, place in (("service", 0), ("index host", 1)):
+        first, last = samples[0][1][place], samples[-1][1][place]
+        minutes, megabytes = zip(*((at / 60, both[place]) for at, both in late), strict=True)
+        slope = np.polyfit(minutes, megabytes, 1)[0]
+        print(
+            f"{name}: first {first:.0f} MB, last {last:.0f} MB,"
+            f" {slope:+.2f} MB/min after the first third"
+        )
 
 
 def main() -> None:
