@@ -108,7 +108,8 @@ def test_int8_that_fails_the_gate_is_not_shipped_and_the_table_says_why(trained,
     assert bundle.manifest.evaluation["int8_gate"] == gate
     with pytest.raises(ExportFailed, match="no int8 graph, only fp32"):
         open_model(tmp_path / "bundle", precision="int8", threads=1)
-    rewrite_recipe(trained, recipe)
+    anything = Quantisation(min_mean_cosine=-1.0, min_cosine=-1.0, max_ndcg_drop=100.0)
+    rewrite_recipe(trained, recipe, quantisation=anything)
     export_run(trained, tmp_path / "bundle")  # a bundle may be replaced
     assert "int8" in Bundle.open(tmp_path / "bundle").manifest.precisions
 
