@@ -48,6 +48,10 @@ CHANCE = 1 / 12
 """Twelve topics with as many passages each: the share that random hits would have."""
 
 
+# The two topics and the thresholds below were set after seeing what the first bundle does: they
+# guard against getting worse, and are no independent measure of it. A better bundle raises them.
+
+
 def test_a_question_finds_its_topic_in_several_languages_whatever_language_it_is_in(answers):
     found = defaultdict(dict)
     for query, hits in answers:
