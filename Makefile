@@ -8,10 +8,10 @@ TORCH := $(shell sed -n '/^torch==/p' $(LOCK))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test format check cover bench train lock clean
+.PHONY: help setup run test format check cover bench train lock optimum-env clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: $(VENV)/.dev ## environment for developing: service, training, tools
 
@@ -50,8 +50,13 @@ lock: ## resolve every dependency anew into deploy/constraints.txt
 	$(VENV)-lock/bin/pip freeze --exclude isogloss | sed 's/+cpu$$//' > $(LOCK)
 	rm -rf $(VENV)-lock
 
+optimum-env: ## environment of `isogloss-train export --exporter optimum`, whose transformers is an older one
+	$(PYTHON) -m venv $(VENV)-optimum
+	$(VENV)-optimum/bin/pip install --quiet '$(TORCH)'
+	$(VENV)-optimum/bin/pip install --quiet -r deploy/optimum/requirements.txt
+
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) runs data dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-optimum runs data dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,24 +1,21 @@
 """A sentence encoder in torch: backbone, masked mean, L2 normalisation; student and teacher alike."""
 
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedModel
 
-from training.config import Backbone
+from training.batch import Outputs, View
+from training.config.recipe import Backbone
 from training.losses import masked_mean
 
-PACKAGE = "package:"
+Pooling: TypeAlias = Literal["mean", "cls"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
@@ -33,22 +30,86 @@ class ModelMissing(ValueError):
 class SentenceEncoder(nn.Module):
     """Token ids to unit vectors, [batch, sequence] to [batch, dimension]."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: PreTrainedModel, *, pooling: Pooling = "mean") -> None:
         super().__init__()
         self.backbone = backbone
+        self.pooling = pooling
         self.body = True
         """Whether the layers run; without them the embeddings are pooled as they are."""
 
-    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean vectors before normalisation, float32."""
-        if self.body:
-            states = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
-            return masked_mean(states.last_hidden_state, attention_mask)
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def layers(self) -> int:
+        return int(self.backbone.config.num_hidden_layers)
+
+    def encode(self, view: View, wanted: Collection[str]) -> Outputs:
+        """What is wanted of a view (names of `Outputs`, `attention:N` for layer N), no more.
+
+        Attention probabilities need the slow kernel, which is taken for that call alone. Noise in
+        the view's extras is added to the output of the embedding layer.
+        """
+        layer = next((int(name.split(":")[1]) for name in wanted if ":" in name), None)
+        caught: dict[str, Tensor] = {}
         embeddings = self.backbone.get_submodule("embeddings")
-        return masked_mean(embeddings(input_ids=input_ids), attention_mask)
+
+        def catch(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            noise = view.extra.get("noise")
+            caught["embedded"] = output if noise is None else output + noise.to(output.dtype)
+            return caught["embedded"]
+
+        hook = embeddings.register_forward_hook(catch)
+        try:
+            states = self._states(view, hidden="first" in wanted, attention=layer is not None)
+        finally:
+            hook.remove()
+        return Outputs(
+            mask=view.mask,
+            pooled=self._pool(states["last"], view.mask) if "pooled" in wanted else None,
+            first=states["hidden"][1] if "first" in wanted else None,
+            last=states["last"] if "last" in wanted else None,
+            embedded=caught["embedded"] if "embedded" in wanted else None,
+            attention=None if layer is None else states["attention"][layer],
+        )
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors before normalisation, float32."""
+        found = self.encode(View(input_ids, attention_mask), {"pooled"}).pooled
+        if found is None:
+            raise AssertionError("pooled was asked for")
+        return found
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return F.normalize(self.pooled(input_ids, attention_mask), dim=-1)
+
+    def _states(self, view: View, *, hidden: bool, attention: bool) -> dict[str, Any]:
+        if not self.body:
+            embedded = self.backbone.get_submodule("embeddings")(input_ids=view.ids)
+            return {"last": embedded, "hidden": (embedded, embedded)}
+        kernel = self.backbone.config._attn_implementation  # noqa: SLF001
+        if attention:
+            self.backbone.set_attn_implementation("eager")
+        try:
+            found = self.backbone(
+                input_ids=view.ids,
+                attention_mask=view.mask,
+                output_hidden_states=hidden,
+                output_attentions=attention,
+            )
+        finally:
+            if attention:
+                self.backbone.set_attn_implementation(kernel)
+        return {
+            "last": found.last_hidden_state,
+            "hidden": found.hidden_states if hidden else (),
+            "attention": found.attentions if attention else (),
+        }
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(states, mask) if self.pooling == "mean" else states[:, 0].float()
 
 
 def new_student(shape: Backbone, *, vocabulary_size: int, padding_id: int) -> SentenceEncoder:
@@ -78,12 +139,6 @@ def new_student(shape: Backbone, *, vocabulary_size: int, padding_id: int) -> Se
     return SentenceEncoder(backbone)
 
 
-def load_encoder(folder: Path) -> SentenceEncoder:
-    """A backbone from a transformers folder, in float32, ready to encode."""
-    model = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
-    return SentenceEncoder(model).eval()
-
-
 def choose_device(wanted: Device) -> torch.device:
     """The device that was asked for.
 
@@ -94,43 +149,6 @@ def choose_device(wanted: Device) -> torch.device:
     if wanted == "cuda" and not available:
         raise DeviceMissing("device cuda: torch sees no CUDA device; use cpu or auto")
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
-def locate(spec: str) -> Path:
-    """The folder of a model: `package:NAME/FOLDER`, a local path, or a hub id.
-
-    Raises:
-        ModelMissing: nothing is there, and the hub does not answer either.
-    """
-    if spec.startswith(PACKAGE):
-        name, _, inner = spec.removeprefix(PACKAGE).partition("/")
-        package = find_spec(name)
-        if package is None or package.origin is None:
-            raise ModelMissing(f"{spec}: package {name!r} is not installed; name a folder instead")
-        folder = Path(package.origin).parent / inner
-    else:
-        folder = Path(spec)
-        if not folder.exists():
-            folder = _from_hub(spec)
-    if not (folder / "config.json").is_file():
-        raise ModelMissing(f"{spec}: {folder} holds no config.json")
-    return folder
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The folder's tokenizer, without the truncation and padding that its file may carry.
-
-    Raises:
-        ModelMissing: it has no `tokenizer.json`.
-    """
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelMissing(f"{folder} holds no tokenizer.json")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelMissing(f"{folder}: {type(tokenizer).__name__} is no fast tokenizer")
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
 
 
 @torch.inference_mode()
@@ -173,10 +191,3 @@ def embed(
     if vectors is None:
         raise ValueError("there is no text to embed")
     return vectors
-
-
-def _from_hub(spec: str) -> Path:
-    try:
-        return Path(snapshot_download(spec))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelMissing(f"{spec}: no such folder, and not on the hub: {error}") from error

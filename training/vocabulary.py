@@ -1,14 +1,16 @@
-"""The tokenizer of a student: learned from the training text, applied to all of it once.
+"""Word pieces: any model's tokenizer with its special ids, a text table, a new student's tokenizer.
 
-Unigram pieces over NFKC, lower-cased text. A language gets text in proportion to its size to the
-power of `language_exponent`, so that Telugu gets pieces beside Spanish. Characters beyond the
-coverage are spelled in byte pieces: unknown scripts stay distinct instead of becoming one `<unk>`.
+A new tokenizer is Unigram over NFKC, lower-cased text. A language gets text in proportion to its
+size to the power of `language_exponent`, so that Telugu gets pieces beside Spanish. Characters
+beyond the coverage are spelled in byte pieces: unknown scripts stay distinct instead of becoming
+one `<unk>`.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,10 +20,13 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import UnigramTrainer
 from torch import Tensor
 
-from training.config import Vocabulary
-from training.data import Corpus
+from training.config.recipe import Vocabulary
+from training.corpus import Corpus
 
 PAD, START, END, UNKNOWN, MASK = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+"""Of the tokenizers that are learned here; another model's are in its `Pieces`."""
+PADS = ("[PAD]", "<pad>", "<|padding|>", "<|endoftext|>")
+MASKS = ("[MASK]", "<mask>", "<|mask|>")
 LONGEST_PIECE = 16
 CHUNK = 20_000
 BYTES = 256
@@ -29,6 +34,77 @@ BYTES = 256
 
 class VocabularyTooSmall(ValueError):
     """The recipe asks for fewer pieces than there are characters."""
+
+
+class TokenizerUnsupported(ValueError):
+    """A tokenizer lacks what training cannot do without; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A tokenizer that neither pads nor cuts by itself, its special ids, and the length limit."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    """Longest text in pieces, special ones included."""
+    pad: int
+    start: int | None
+    """What stands before every text, e.g. [CLS] or <s>."""
+    end: int | None
+    """What stands after every text, e.g. [SEP] or </s>."""
+    mask: int | None
+    special: frozenset[int] = field(repr=False)
+    """Ids that stand for no text, all of the above included."""
+    size: int
+    """All ids are below it."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, max_tokens: int) -> Self:
+        """A private copy of the tokenizer, with the special ids that it names itself.
+
+        Raises:
+            TokenizerUnsupported: it has no padding piece.
+        """
+        own = Tokenizer.from_str(tokenizer.to_str())
+        padding = own.padding
+        own.no_padding()
+        own.no_truncation()
+        pad = padding["pad_id"] if padding else _first(own, PADS)
+        if pad is None:
+            raise TokenizerUnsupported(f"the tokenizer has no padding piece: none of {PADS}")
+        framed = own.encode("a")
+        frame = framed.special_tokens_mask
+        start = framed.ids[0] if frame[0] else None
+        end = framed.ids[-1] if frame[-1] else None
+        mask = _first(own, MASKS)
+        added = own.get_added_tokens_decoder()
+        named = {number for number, piece in added.items() if piece.special}
+        found = {number for number in (pad, start, end, mask) if number is not None}
+        return cls(
+            tokenizer=own,
+            max_tokens=max_tokens,
+            pad=pad,
+            start=start,
+            end=end,
+            mask=mask,
+            special=frozenset(named | found),
+            size=1 + max(own.get_vocab(with_added_tokens=True).values()),
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """The piece ids of each text, at most `max_tokens`; a text that is cut keeps its end piece."""
+        return list(self._encoded(texts))
+
+    def _encoded(self, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+        for start in range(0, len(texts), CHUNK):
+            for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + CHUNK])):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                if len(ids) > self.max_tokens:
+                    last = ids[-1]
+                    ids = ids[: self.max_tokens]
+                    if last == self.end:
+                        ids[-1] = last
+                yield ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +115,18 @@ class TokenTable:
     starts: Tensor
     lengths: Tensor
     padding_id: int
+
+    @classmethod
+    def of(cls, texts: Iterable[NDArray[np.int32]], *, padding_id: int) -> Self:
+        """A table of some texts' ids."""
+        rows = list(texts)
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        return cls(
+            flat=torch.from_numpy(np.concatenate([*rows, np.zeros(1, dtype=np.int32)])),
+            starts=torch.from_numpy(np.cumsum(lengths) - lengths),
+            lengths=torch.from_numpy(lengths),
+            padding_id=padding_id,
+        )
 
     def to(self, device: torch.device) -> "TokenTable":
         return TokenTable(
@@ -92,21 +180,9 @@ def train_tokenizer(
     return _with_bytes(tokenizer, max_tokens)
 
 
-def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
-    """The piece ids of each text, cut to the tokenizer's limit; in order, a chunk at a time."""
-    for start in range(0, len(texts), CHUNK):
-        encodings = tokenizer.encode_batch_fast(list(texts[start : start + CHUNK]))
-        yield from (np.array(encoding.ids, dtype=np.int32) for encoding in encodings)
-
-
-def token_table(rows: Sequence[NDArray[np.int32]], *, padding_id: int) -> TokenTable:
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    return TokenTable(
-        flat=torch.from_numpy(np.concatenate(rows)),
-        starts=torch.from_numpy(np.cumsum(lengths) - lengths),
-        lengths=torch.from_numpy(lengths),
-        padding_id=padding_id,
-    )
+def _first(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
+    found = (tokenizer.token_to_id(name) for name in names)
+    return next((number for number in found if number is not None), None)
 
 
 def _sample(corpus: Corpus, options: Vocabulary, rng: np.random.Generator) -> list[str]:

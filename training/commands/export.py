@@ -1,0 +1,56 @@
+"""`isogloss-train export`: the bundle of a run."""
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from training.commands.bundles import (
+    Dimension,
+    Exporter,
+    LanguageTexts,
+    OptimumPython,
+    Precisions,
+    Rank,
+    RemoveLanguages,
+    choices_of,
+    one_of,
+    show,
+)
+from training.commands.terminal import hush
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")],
+    which: Annotated[
+        str,
+        typer.Option(help="best, checkpoint (the last one), or auto: the best if there is one."),
+    ] = "auto",
+    precisions: Precisions = "fp32,int8",
+    dimension: Dimension = None,
+    remove_languages: RemoveLanguages = False,
+    rank: Rank = None,
+    language_texts: LanguageTexts = None,
+    exporter: Exporter = "torch",
+    optimum_python: OptimumPython = None,
+) -> None:
+    """Turn a run into a bundle: ONNX checked against torch, smaller graphs if they pass, probes."""
+    from training.export.run import Wanted, export_run
+
+    hush()
+    sealed = export_run(
+        run,
+        out,
+        choices_of(
+            precisions=precisions,
+            dimension=dimension,
+            remove_languages=remove_languages,
+            rank=rank,
+            exporter=exporter,
+            optimum_python=optimum_python,
+        ),
+        which=cast("Wanted", one_of("--which", which, get_args(Wanted))),
+        language_texts=language_texts,
+    )
+    show(sealed)

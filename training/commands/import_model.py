@@ -1,0 +1,120 @@
+"""`isogloss-train import-model`: a bundle of a model that was trained elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from service.types import Role
+from training.commands.bundles import (
+    Dimension,
+    Exporter,
+    LanguageTexts,
+    OptimumPython,
+    Precisions,
+    Rank,
+    RemoveLanguages,
+    choices_of,
+    one_of,
+    show,
+)
+from training.commands.terminal import console, hush
+
+
+def import_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Sentence Transformers, BERT, XLM-R or ModernBERT folder, a bundle,"
+            " package:NAME/FOLDER, or a hub id, perhaps ID@REVISION."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")],
+    name: Annotated[str | None, typer.Option(help="Of the bundle. [default: the model's]")] = None,
+    version: Annotated[str, typer.Option(help="Of the bundle.")] = "1.0.0",
+    licence: Annotated[
+        str | None, typer.Option(help="Of the weights, where the model's card states none.")
+    ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(help="Codes, separated by commas. [default: those of the model's card]"),
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="mean or cls, where the model's folder does not say.")
+    ] = None,
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Before every query, instead of what the folder says.")
+    ] = None,
+    passage_prompt: Annotated[
+        str | None, typer.Option(help="Before every passage, instead of what the folder says.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longer texts are cut. [default: the model's]", min=8)
+    ] = None,
+    probes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Texts to check it on: a file with the columns language, text and english.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    precisions: Precisions = "fp32,int8",
+    dimension: Dimension = None,
+    remove_languages: RemoveLanguages = False,
+    rank: Rank = None,
+    language_texts: LanguageTexts = None,
+    exporter: Exporter = "torch",
+    optimum_python: OptimumPython = None,
+) -> None:
+    """Turn a model from elsewhere into a bundle; what its folder does not say must be said here."""
+    from training.export.imported import Statement
+    from training.export.imported import import_model as seal
+    from training.sentence_folder import Pooling
+
+    if (query_prompt is None) != (passage_prompt is None):
+        raise typer.BadParameter("say both --query-prompt and --passage-prompt, or neither")
+    prompts: dict[Role, str] | None = (
+        None
+        if query_prompt is None or passage_prompt is None
+        else {"query": query_prompt, "passage": passage_prompt}
+    )
+    hush()
+    sealed = seal(
+        model,
+        out,
+        choices_of(
+            precisions=precisions,
+            dimension=dimension,
+            remove_languages=remove_languages,
+            rank=rank,
+            exporter=exporter,
+            optimum_python=optimum_python,
+        ),
+        said=Statement(
+            name=name,
+            version=version,
+            licence=licence,
+            languages=[code.strip() for code in languages.split(",")] if languages else (),
+            pooling=None
+            if pooling is None
+            else cast("Pooling", one_of("--pooling", pooling, ("mean", "cls"))),
+            prompts=prompts,
+            max_tokens=max_tokens,
+        ),
+        probes=probes,
+        language_texts=language_texts,
+    )
+    show(sealed)
+    if probes is None:
+        console.print(
+            "It was checked on three sentences a language. Give more of your own with --probes before"
+            " you trust the smaller graphs.",
+            highlight=False,
+        )
+    if not any(sealed.bundle.manifest.prompts.values()):
+        console.print(
+            "It has no prompts. If its card asks for some (E5: 'query: ' and 'passage: '), import it"
+            " again with --query-prompt and --passage-prompt.",
+            highlight=False,
+        )

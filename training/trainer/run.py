@@ -1,0 +1,179 @@
+"""A run from its recipe: data, encoder and teacher vectors are made ready, then the stages are trained."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from training.checkpoint import CheckpointMismatch, RunFolder
+from training.config.recipe import Recipe
+from training.corpus import Corpus
+from training.data import read_corpus
+from training.model import Device, new_student
+from training.pretrained import Pretrained, open_pretrained, save_pretrained
+from training.results import Results
+from training.trainer.loop import Loop
+from training.trainer.processes import TrainingFailed, open_processes
+from training.trainer.stage import Material
+from training.trainer.teaching import target_vectors
+from training.vocabulary import Pieces, train_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is told beside its recipe."""
+
+    data: Path
+    out: Path
+    cache: Path
+    device: Device = "auto"
+    resume: bool = False
+    stop_after_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    results: Results | None
+    """The scores; None if `stop_after_steps` cut it short."""
+    writes: bool = True
+    """Whether this process is the one that writes what is made of the run."""
+
+
+def run_recipe(recipe: Recipe, options: Options, console: Console) -> Outcome:
+    """Run a recipe, or what is left of it.
+
+    Raises:
+        DataInvalid, BenchmarkMissing, ModelMissing, DeviceMissing: something is not there.
+        CheckpointMismatch: the folder's checkpoint is of another recipe or other data.
+        CheckpointFailed: the disk is full.
+        TrainingFailed: a checkpoint is in the way, the precision cannot be had, a loss is NaN.
+    """
+    run = RunFolder(options.out)
+    if run.checkpoint.exists and not options.resume:
+        raise TrainingFailed(f"{run.path} holds a checkpoint: add --resume, or take another --out")
+    processes = open_processes(recipe, options.device, folder=run.path)
+    console = console if processes.is_main else Console(quiet=True)
+    console.print(
+        f"[bold]{recipe.name} {recipe.version}[/]: {recipe.steps} steps on {processes.device},"
+        f" processes: {processes.count}, precision: {processes.precision}"
+    )
+    corpus = read_corpus(options.data, recipe)
+    _check_sets(corpus, recipe)
+    fingerprint = fingerprint_of(recipe, corpus)
+    if run.checkpoint.exists and run.checkpoint.progress.recipe != fingerprint:
+        raise CheckpointMismatch(
+            f"{run.path} holds the checkpoint of another recipe or of other data: resume with the"
+            " same recipe, options and data, or take another --out"
+        )
+    if processes.is_main:
+        _keep_facts(corpus, run, console)
+        _keep_encoder(recipe, corpus, run, fingerprint=fingerprint, console=console)
+    processes.wait()
+    model = open_pretrained(str(run.encoder))
+    with processes.accelerator.main_process_first():  # the others find its vectors in the cache
+        targets = target_vectors(
+            corpus,
+            recipe,
+            width=model.encoder.width,
+            cache=options.cache,
+            device=processes.device,
+            console=console,
+        )
+    model.encoder.to(processes.device)
+    loop = Loop(
+        recipe,
+        run,
+        model=model,
+        material=Material(corpus, targets, options.data),
+        processes=processes,
+        console=console,
+        fingerprint=fingerprint,
+        resume=options.resume,
+        stop_after_steps=options.stop_after_steps,
+    )
+    return Outcome(loop.run(), writes=processes.is_main)
+
+
+def fingerprint_of(recipe: Recipe, corpus: Corpus) -> str:
+    """What a checkpoint must have been made with, to be gone on with."""
+    digest = hashlib.sha256(recipe.fingerprint().encode())
+    for text in corpus.texts:
+        digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _check_sets(corpus: Corpus, recipe: Recipe) -> None:
+    """A stage without rows must not be found out hours after the start."""
+    for stage in recipe.stage:
+        names = {name for batches in stage.batches for name in batches.data}
+        if missing := sorted(name for name in names if not len(corpus.sets[name])):
+            raise TrainingFailed(
+                f"stage {stage.name!r}: the data sets {', '.join(missing)} have no rows"
+            )
+
+
+def _keep_facts(corpus: Corpus, run: RunFolder, console: Console) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    facts = dict(corpus.facts)
+    run.sources.write_text(json.dumps(facts.get("sources", {}), indent=1), "utf-8")
+    run.leaks.write_text(json.dumps(facts.get("leaks", {}), indent=1), "utf-8")
+    with run.held_out.open("w", encoding="utf-8") as file:
+        for pair in corpus.held_out:
+            file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
+    counts = ", ".join(f"{len(table):,} {name}" for name, table in corpus.sets.items())
+    console.print(f"{len(corpus.texts):,} texts in {len(corpus.languages)} languages: {counts}")
+
+
+def _keep_encoder(
+    recipe: Recipe, corpus: Corpus, run: RunFolder, *, fingerprint: str, console: Console
+) -> None:
+    """Write the encoder that training begins with, unless this very run has done so before.
+
+    A vocabulary that is learned again may be another one, and a model on the hub may change: a run
+    that goes on takes what it began with.
+    """
+    mark = run.encoder / "made_for.txt"
+    if mark.is_file() and mark.read_text("utf-8") == fingerprint:
+        return
+    partial = run.encoder.with_name(run.encoder.name + ".partial")
+    for folder in (partial, run.encoder):
+        shutil.rmtree(folder, ignore_errors=True)
+    save_pretrained(partial, _first_encoder(recipe, corpus, console))
+    (partial / mark.name).write_text(fingerprint, "utf-8")
+    partial.rename(run.encoder)
+    run.recipe.write_text(recipe.model_dump_json(indent=1), "utf-8")
+
+
+def _first_encoder(recipe: Recipe, corpus: Corpus, console: Console) -> Pretrained:
+    start, shape = recipe.start, recipe.student
+    if start is not None:
+        return open_pretrained(
+            start.model,
+            max_tokens=start.max_tokens,
+            dropout=start.dropout,
+            pooling=start.pooling,
+            prompts=start.prompts,
+        )
+    if shape is None:
+        raise AssertionError("a recipe has a start or a student")
+    console.print(f"learning {recipe.vocabulary.pieces:,} word pieces (minutes on few cores) …")
+    tokenizer = train_tokenizer(
+        corpus, recipe.vocabulary, seed=recipe.seed, max_tokens=shape.max_tokens
+    )
+    pieces = Pieces.of(tokenizer, shape.max_tokens)
+    torch.manual_seed(recipe.seed)
+    return Pretrained(
+        encoder=new_student(shape, vocabulary_size=pieces.size, padding_id=pieces.pad),
+        pieces=pieces,
+        prompts={"query": "", "passage": ""},
+        max_tokens=shape.max_tokens,
+        name=recipe.name,
+        revision=recipe.version,
+        licence=recipe.licence,
+    )
