@@ -91,6 +91,11 @@ class RunFolder:
         return Checkpoint(self.path / "checkpoint")
 
     @property
+    def links(self) -> Path:
+        """Word links of stages that need them."""
+        return self.path / "links"
+
+    @property
     def best(self) -> "Checkpoint":
         """The best weights by the recipe's `stopping`, which no run goes on from."""
         return Checkpoint(self.path / "best")

@@ -235,7 +235,8 @@ def open_embedder(
             "--device": device != "auto" and is_remote,
             "--api-key": api_key is not None and not is_remote,
             "--pooling": pooling is not None and (is_remote or is_bundle or is_run),
-            "prompts": prompts is not None and (is_remote or is_bundle or is_run),
+            "--query-prompt and --passage-prompt": prompts is not None
+            and (is_remote or is_bundle or is_run),
             "--which best": which != "checkpoint" and not is_run,
         },
     )

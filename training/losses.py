@@ -113,27 +113,9 @@ def masked_squares_rows(left: Tensor, right: Tensor, mask: Tensor) -> tuple[Tens
     return squares.masked_fill(kept == 0, 0.0).sum(1), kept.sum(1)
 
 
-def masked_mse(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the squared differences that the mask keeps, over all rows; 0 if it keeps none."""
-    total, count = masked_squares_rows(left, right, mask)
-    return total.sum() / count.sum().clamp(min=1.0)
-
-
 def gather_rows(states: Tensor, partner: Tensor) -> Tensor:
     """At each position the state of its partner; a new tensor, the states stay as they are.
 
     `states` is [rows, length, width], `partner` int64 [rows, length] holds positions.
     """
     return states.gather(1, partner.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-
-
-def masked_cross_entropy_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row, the summed cross-entropy of the positions with a label, and their count.
-
-    `logits` is [rows, length, pieces], `labels` int64 [rows, length], `NO_LABEL` (-100) where
-    nothing is predicted. Returns two [rows].
-    """
-    each = F.cross_entropy(
-        logits.float().transpose(1, 2), labels, ignore_index=NO_LABEL, reduction="none"
-    )
-    return each.sum(1), (labels != NO_LABEL).sum(1).to(torch.float32)

@@ -20,13 +20,13 @@ from service.types import Matrix
 from training.groups import Links
 
 Ranks: TypeAlias = NDArray[np.int64]
-Values: TypeAlias = NDArray[np.float32]
 NONE = -1
 SCORES_AT_ONCE = 1 << 24
 """So many scores are held at a time (64 MiB)."""
 MARGIN_NEIGHBOURS = 4
 LEAST_MEAN_COSINE = 1e-6
 LIBRARY_NAMES = {"ndcg": "nDCG", "recall": "R"}
+"""What ir_measures calls them."""
 
 
 def score_blocks(
@@ -204,7 +204,7 @@ def _first(ranks: Ranks) -> Ranks:
 
 def _as_in_the_library(name: str) -> str:
     kind, _, depth = name.partition("@")
-    return f"{ {'ndcg': 'nDCG', 'recall': 'R'}[kind] }@{depth}".replace(" ", "")
+    return f"{LIBRARY_NAMES[kind]}@{depth}"
 
 
 def _distinct(vectors: Matrix) -> tuple[Matrix, NDArray[np.int64] | None]:

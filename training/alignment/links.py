@@ -1,9 +1,9 @@
 """Word links of many pairs: Pharaoh lines, and symmetrising."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
-from training.groups import Links
+from training.groups import Links, from_pharaoh
 
 
 class LinksInvalid(ValueError):
@@ -16,13 +16,10 @@ def parse(line: str, *, place: str) -> Links:
     Raises:
         LinksInvalid: something else stands there; `place` is named, e.g. `FILE:LINE`.
     """
-    links = []
-    for entry in line.split():
-        left, dash, right = entry.partition("-")
-        if not (dash and left.isdecimal() and right.isdecimal()):
-            raise LinksInvalid(f"{place}: {entry!r} is no link; it should look like 0-2")
-        links.append((int(left), int(right)))
-    return tuple(sorted(set(links)))
+    try:
+        return tuple(sorted(set(from_pharaoh(line))))
+    except ValueError as error:
+        raise LinksInvalid(f"{place}: {error}, e.g. 0-2") from error
 
 
 def checked(links: Links, *, sizes: tuple[int, int], place: str) -> Links:
@@ -51,12 +48,6 @@ def read_pharaoh(path: Path) -> list[Links]:
     except OSError as error:
         raise LinksInvalid(f"{path}: {error.strerror or error}") from error
     return [parse(line, place=f"{path}:{number}") for number, line in enumerate(lines, start=1)]
-
-
-def write_pharaoh(path: Path, pairs: Sequence[Links]) -> None:
-    """Write a line of `i-j` for each pair."""
-    lines = (" ".join(f"{left}-{right}" for left, right in links) for links in pairs)
-    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def alone(links: Links) -> Links:

@@ -1,8 +1,7 @@
 """What the commands that write bundles share: their options, and the table of what was written."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 import typer
 from rich.table import Table
@@ -11,7 +10,11 @@ from service.manifest import Precision
 from training.commands.terminal import console
 
 Precisions: TypeAlias = Annotated[
-    str, typer.Option(help="Graphs to write: fp32, and of fp16 and int8 those that pass the gate.")
+    str,
+    typer.Option(
+        help="Graphs to write, separated by commas: fp32 always; int8 and fp16 if wanted, and"
+        " shipped only if they pass the gate (a recipe's [variants]) in every language."
+    ),
 ]
 Dimension: TypeAlias = Annotated[
     int | None, typer.Option(help="Cut the vectors to their first dimensions (Matryoshka).", min=1)
@@ -29,39 +32,35 @@ Rank: TypeAlias = Annotated[
 LanguageTexts: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        help="Texts for --remove-languages, with the columns language, text and english.",
+        help="Texts for --remove-languages: tab-separated, the columns language, text and english.",
+        show_default="those that the bundle is checked on",
         exists=True,
         dir_okay=False,
     ),
 ]
 Exporter: TypeAlias = Annotated[
-    str, typer.Option(help="torch, or optimum in its own environment (make optimum-env).")
+    Literal["torch", "optimum"],
+    typer.Option(help="optimum runs in an environment of its own (make optimum-env)."),
 ]
 OptimumPython: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Of that environment. [default: .venv-optimum/bin/python]")
+    Path | None,
+    typer.Option(help="Python of that environment.", show_default=".venv-optimum/bin/python"),
 ]
 
 
-def one_of(option: str, value: str, allowed: Sequence[str]) -> str:
-    """The value, or a usage error."""
-    if value not in allowed:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}", param_hint=option)
-    return value
-
-
-def choices_of(
-    *, precisions: str, exporter: str, optimum_python: Path | None, **others: Any
-) -> Any:
+def choices_of(*, precisions: str, optimum_python: Path | None, **others: Any) -> Any:
     """`training.export.order.Choices` of the options' values."""
     from training.export.order import Choices
-    from training.export.order import Exporter as Known
 
-    names = [name.strip() for name in precisions.split(",")]
+    names = tuple(name.strip() for name in precisions.split(","))
     for name in names:
-        one_of("--precisions", name, get_args(Precision))
-    one_of("--exporter", exporter, get_args(Known))
-    python = {} if optimum_python is None else {"optimum_python": optimum_python}
-    return Choices(precisions=tuple(names), exporter=exporter, **python, **others)  # type: ignore[arg-type]  # checked above
+        if name not in get_args(Precision):
+            raise typer.BadParameter(
+                f"{name!r} is none of {', '.join(get_args(Precision))}", param_hint="--precisions"
+            )
+    if optimum_python is not None:
+        others["optimum_python"] = optimum_python
+    return Choices(precisions=cast(tuple[Precision, ...], names), **others)
 
 
 def show(sealed: Any) -> None:

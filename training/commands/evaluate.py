@@ -3,19 +3,24 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from training.commands import score_tables
 from training.commands.terminal import (
+    ApiKey,
     DataFolder,
-    DeviceName,
+    Device,
+    PassagePrompt,
+    PrecisionName,
+    QueryPrompt,
+    Threads,
     console,
-    device_named,
     hush,
     missing_packages,
+    prompts_of,
 )
 from training.config.evaluation import Evaluation
 from training.config.recipe import read_recipe
@@ -40,29 +45,36 @@ def evaluate(
         str | None,
         typer.Option(
             help="Names or BEIR-like folders, with languages where wanted:"
-            " xquad,xquad_r:de+en,tldr. [default: all that lie in DATA/eval]"
+            " xquad,xquad_r:de+en,tldr.",
+            show_default="all that lie in DATA/eval",
         ),
     ] = None,
     mteb: Annotated[
-        str | None, typer.Option(help="Also these tasks of mteb, by name, with commas.")
+        str | None, typer.Option(help="Also these tasks of mteb, by name, separated by commas.")
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="fp32, fp16 or int8 of a bundle; fp32, bf16 or fp16 of a torch model."),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of the model.", min=1)] = 2,
-    device: DeviceName = "auto",
-    which: Annotated[str, typer.Option(help="Of a run: checkpoint or best.")] = "checkpoint",
+    precision: PrecisionName = None,
+    threads: Threads = 2,
+    device: Device = "auto",
+    which: Annotated[
+        Literal["checkpoint", "best"],
+        typer.Option(help="Of a run: its last weights, or the best ones by the recipe's stopping."),
+    ] = "checkpoint",
     pooling: Annotated[
-        str | None, typer.Option(help="Of a plain transformers folder: mean or cls.")
+        Literal["mean", "cls"] | None,
+        typer.Option(help="Of a plain transformers folder, which does not say it."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Sent to a service as Bearer token.")] = None,
+    query_prompt: QueryPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    api_key: ApiKey = None,
     out: Annotated[
         Path | None, typer.Option(help="Write every cell to this .json, and .npz beside it.")
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="A .json of --out: the difference of every cell, tested.", exists=True),
+        typer.Option(
+            help="A .json of --out, or the scores.json of a run: every cell's difference, tested.",
+            exists=True,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the tests of significance.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Every cell, as JSON on stdout.")] = False,
@@ -72,16 +84,19 @@ def evaluate(
 
     hush()
     if out is not None and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise typer.BadParameter(f"{out} is no .json in a folder that is there", param_hint="--out")
+        raise typer.BadParameter(
+            f"{out} must end in .json, in a folder that exists", param_hint="--out"
+        )
     theirs = None if against is None else Results.read(against)
     chosen = _chosen(data, recipe, benchmarks)
     embedder = embedders.open_embedder(
         model,
         precision=precision,
         threads=threads,
-        device=device_named(device),
-        which=_which(which),
-        pooling=_pooling(pooling),
+        device=device,
+        which=which,
+        pooling=pooling,
+        prompts=prompts_of(query_prompt, passage_prompt),
         api_key=api_key,
     )
     try:
@@ -124,23 +139,13 @@ def _chosen(data: Path, recipe: Path | None, spec: str | None) -> Evaluation:
         raise typer.BadParameter("name either --recipe or --benchmarks", param_hint="--benchmarks")
     if recipe is not None:
         if not said.benchmarks:
-            raise typer.BadParameter(f"{recipe} names no evaluation.benchmarks")
+            raise typer.BadParameter(
+                f"{recipe} names no evaluation.benchmarks", param_hint="--recipe"
+            )
         return said
     folder = data / said.folder
     found = benchmarks.lying_in(folder) if spec is None else benchmarks.named(spec, folder)
     return Evaluation(benchmarks=found)
-
-
-def _which(name: str) -> Literal["checkpoint", "best"]:
-    if name not in {"checkpoint", "best"}:
-        raise typer.BadParameter(f"{name!r} is neither checkpoint nor best", param_hint="--which")
-    return cast(Literal["checkpoint", "best"], name)
-
-
-def _pooling(name: str | None) -> Literal["mean", "cls"] | None:
-    if name not in {None, "mean", "cls"}:
-        raise typer.BadParameter(f"{name!r} is neither mean nor cls", param_hint="--pooling")
-    return cast(Literal["mean", "cls"] | None, name)
 
 
 def _mteb(embedder: Any, names: str | None) -> Mapping[str, Mapping[str, float]]:

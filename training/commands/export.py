@@ -1,7 +1,7 @@
 """`isogloss-train export`: the bundle of a run."""
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,6 @@ from training.commands.bundles import (
     Rank,
     RemoveLanguages,
     choices_of,
-    one_of,
     show,
 )
 from training.commands.terminal import hush
@@ -24,8 +23,10 @@ def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")],
     which: Annotated[
-        str,
-        typer.Option(help="best, checkpoint (the last one), or auto: the best if there is one."),
+        Literal["auto", "best", "checkpoint"],
+        typer.Option(
+            help="The best weights or the last ones; auto takes the best if there are any."
+        ),
     ] = "auto",
     precisions: Precisions = "fp32,int8",
     dimension: Dimension = None,
@@ -36,7 +37,7 @@ def export(
     optimum_python: OptimumPython = None,
 ) -> None:
     """Turn a run into a bundle: ONNX checked against torch, smaller graphs if they pass, probes."""
-    from training.export.run import Wanted, export_run
+    from training.export.run import export_run
 
     hush()
     sealed = export_run(
@@ -50,7 +51,7 @@ def export(
             exporter=exporter,
             optimum_python=optimum_python,
         ),
-        which=cast("Wanted", one_of("--which", which, get_args(Wanted))),
+        which=which,
         language_texts=language_texts,
     )
     show(sealed)

@@ -1,11 +1,10 @@
 """`isogloss-train import-model`: a bundle of a model that was trained elsewhere."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 
-from service.types import Role
 from training.commands.bundles import (
     Dimension,
     Exporter,
@@ -15,10 +14,15 @@ from training.commands.bundles import (
     Rank,
     RemoveLanguages,
     choices_of,
-    one_of,
     show,
 )
-from training.commands.terminal import console, hush
+from training.commands.terminal import (
+    PassagePrompt,
+    QueryPrompt,
+    console,
+    hush,
+    prompts_of,
+)
 
 
 def import_model(
@@ -30,31 +34,35 @@ def import_model(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")],
-    name: Annotated[str | None, typer.Option(help="Of the bundle. [default: the model's]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the bundle.", show_default="the model's")
+    ] = None,
     version: Annotated[str, typer.Option(help="Of the bundle.")] = "1.0.0",
     licence: Annotated[
         str | None, typer.Option(help="Of the weights, where the model's card states none.")
     ] = None,
     languages: Annotated[
         str | None,
-        typer.Option(help="Codes, separated by commas. [default: those of the model's card]"),
+        typer.Option(
+            help="Codes, separated by commas: what the bundle says it is for, and is checked in.",
+            show_default="those of the model's card",
+        ),
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="mean or cls, where the model's folder does not say.")
+        Literal["mean", "cls"] | None,
+        typer.Option(help="Where the model's folder does not say it."),
     ] = None,
-    query_prompt: Annotated[
-        str | None, typer.Option(help="Before every query, instead of what the folder says.")
-    ] = None,
-    passage_prompt: Annotated[
-        str | None, typer.Option(help="Before every passage, instead of what the folder says.")
-    ] = None,
+    query_prompt: QueryPrompt = None,
+    passage_prompt: PassagePrompt = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longer texts are cut. [default: the model's]", min=8)
+        int | None,
+        typer.Option(help="Longer texts are cut.", show_default="the model's limit", min=8),
     ] = None,
     probes: Annotated[
         Path | None,
         typer.Option(
-            help="Texts to check it on: a file with the columns language, text and english.",
+            help="Texts to check it on: tab-separated, the columns language, text and english.",
+            show_default="three sentences a language",
             exists=True,
             dir_okay=False,
         ),
@@ -70,15 +78,8 @@ def import_model(
     """Turn a model from elsewhere into a bundle; what its folder does not say must be said here."""
     from training.export.imported import Statement
     from training.export.imported import import_model as seal
-    from training.sentence_folder import Pooling
 
-    if (query_prompt is None) != (passage_prompt is None):
-        raise typer.BadParameter("say both --query-prompt and --passage-prompt, or neither")
-    prompts: dict[Role, str] | None = (
-        None
-        if query_prompt is None or passage_prompt is None
-        else {"query": query_prompt, "passage": passage_prompt}
-    )
+    prompts = prompts_of(query_prompt, passage_prompt)
     hush()
     sealed = seal(
         model,
@@ -96,9 +97,7 @@ def import_model(
             version=version,
             licence=licence,
             languages=[code.strip() for code in languages.split(",")] if languages else (),
-            pooling=None
-            if pooling is None
-            else cast("Pooling", one_of("--pooling", pooling, ("mean", "cls"))),
+            pooling=pooling,
             prompts=prompts,
             max_tokens=max_tokens,
         ),

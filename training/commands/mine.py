@@ -8,7 +8,15 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from training.commands.terminal import DataFolder, DeviceName, console, device_named, hush
+from training.commands.terminal import (
+    ApiKey,
+    DataFolder,
+    Device,
+    PrecisionName,
+    Threads,
+    console,
+    hush,
+)
 from training.config.batches import ENGLISH, TextRole
 from training.config.recipe import read_recipe
 from training.groups import ROLES
@@ -45,7 +53,10 @@ def mine(
         ),
     ] = "pairs",
     languages: Annotated[
-        str, typer.Option(help="For clear: languages of the queries, separated by commas.")
+        str,
+        typer.Option(
+            help="With --for clear: the queries' languages beside --query-language, separated by commas."
+        ),
     ] = "",
     count: Annotated[
         int, typer.Option(help="Negatives a query; for clear, in each language.", min=1)
@@ -53,15 +64,19 @@ def mine(
     ranks: Annotated[
         str,
         typer.Option(
-            help="First and last rank, counted without the positives: what stands higher is often"
-            " an answer that nobody labelled."
+            help="First and last rank that negatives come from, counted without the positives: what"
+            " stands higher is often an answer that nobody labelled."
         ),
     ] = "10-100",
     margin: Annotated[
-        float, typer.Option(help="Least distance in cosine to the positive.", min=0)
+        float,
+        typer.Option(help="A negative's cosine is at least so far below the positive's.", min=0),
     ] = 0.0,
     share: Annotated[
-        float, typer.Option(help="Highest share of the positive's cosine.", min=0.01, max=1)
+        float,
+        typer.Option(
+            help="A negative's cosine is at most this share of the positive's.", min=0.01, max=1
+        ),
     ] = 0.95,
     roles: Annotated[
         str, typer.Option(help="What asks and what is found; sentence,sentence for bitext.")
@@ -72,14 +87,10 @@ def mine(
         Literal["auto", "exact", "ivf"],
         typer.Option(help="ivf searches an eighth of the passages; auto takes it for large sets."),
     ] = "auto",
-    precision: Annotated[
-        str | None, typer.Option(help="Of the model: fp32, or what it has beside it.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
-    device: DeviceName = "auto",
-    api_key: Annotated[
-        str | None, typer.Option(help="Of a running service.", envvar="ISOGLOSS_API_KEY")
-    ] = None,
+    precision: PrecisionName = None,
+    threads: Threads = 2,
+    device: Device = "auto",
+    api_key: ApiKey = None,
 ) -> None:
     """Write the groups of a data set with their hard negatives, and a report of what was found.
 
@@ -96,7 +107,7 @@ def mine(
         raise typer.BadParameter(f"{out.name!r} does not end in {SUFFIX}", param_hint="--out")
     wanted = tuple(code for code in languages.split(",") if code)
     if bool(wanted) != (purpose == "clear"):
-        raise typer.BadParameter("--for clear and --languages need each other")
+        raise typer.BadParameter("--for clear and --languages need each other", param_hint="--for")
     first, last = _ranks(ranks)
     mining = Mining(
         count=count,
@@ -112,7 +123,7 @@ def mine(
     )
     corpus = read_mined(data, read_recipe(recipe), name)
     embedder = open_embedder(
-        model, precision=precision, threads=threads, device=device_named(device), api_key=api_key
+        model, precision=precision, threads=threads, device=device, api_key=api_key
     )
     try:
         with Progress(console=console, transient=True) as bar:

@@ -31,11 +31,12 @@ def report(
     before: Annotated[
         str | None,
         typer.Option(
-            help="The model whose map stands first. [default: what the first run started from]"
+            help="The model whose map stands first, as for evaluate.",
+            show_default="what the first run started from",
         ),
     ] = None,
     languages: Annotated[
-        str, typer.Option(help="Languages of the map, separated by commas; all by default.")
+        str, typer.Option(help="Of the map, separated by commas.", show_default="all of eval/ntrex")
     ] = "",
     sentences: Annotated[int, typer.Option(help="Sentences of the map.", min=2)] = 40,
 ) -> None:
@@ -59,7 +60,10 @@ def report(
         if first is not None:
             models = {first: first, **models}
         if not models:
-            raise typer.BadParameter("files of results hold no model: name one with --before")
+            raise typer.BadParameter(
+                "results alone have no model to draw a map with: name one with --before",
+                param_hint="--data",
+            )
         codes = tuple(code for code in languages.split(",") if code)
         parallel = parallel_sentences(data / "eval", languages=codes, count=sentences)
         drawn = language_map({name: open_embedder(spec) for name, spec in models.items()}, parallel)

@@ -3,10 +3,12 @@
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, cast
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 from rich.console import Console
+
+from service.types import Role
 
 console = Console(stderr=True)
 """Progress and messages; only what a program may read goes to stdout."""
@@ -15,22 +17,44 @@ DataFolder: TypeAlias = Annotated[
     Path,
     typer.Option(
         "--data",
-        help="Folder that the recipe's paths lie below.",
+        help="The data folder: a recipe's paths lie below it, benchmarks in its eval.",
         exists=True,
         file_okay=False,
     ),
 ]
-DeviceName: TypeAlias = Annotated[
-    str, typer.Option("--device", help="auto, cpu or cuda; cuda fails where there is none.")
+Device: TypeAlias = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="auto takes cuda where there is one; cuda fails where there is none."),
 ]
-Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+Threads: TypeAlias = Annotated[int, typer.Option(help="CPU threads of the model.", min=1)]
+PrecisionName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="fp32, fp16 or int8 of a bundle; fp32, bf16 or fp16 of a torch model.",
+        show_default="fp32",
+    ),
+]
+QueryPrompt: TypeAlias = Annotated[
+    str | None, typer.Option(help="Before every query, instead of what the model's folder says.")
+]
+PassagePrompt: TypeAlias = Annotated[
+    str | None, typer.Option(help="Before every passage, likewise.")
+]
+ApiKey: TypeAlias = Annotated[
+    str | None, typer.Option(help="Sent to a running service as Bearer token.")
+]
 
 
-def device_named(name: str) -> Device:
-    """The value of `--device`, or a usage error."""
-    if name not in {"auto", "cpu", "cuda"}:
-        raise typer.BadParameter(f"{name!r} is none of auto, cpu, cuda", param_hint="--device")
-    return cast(Device, name)
+def prompts_of(query: str | None, passage: str | None) -> dict[Role, str] | None:
+    """The values of `--query-prompt` and `--passage-prompt`, None where neither is given."""
+    if query is None and passage is None:
+        return None
+    if query is None or passage is None:
+        raise typer.BadParameter(
+            "say both --query-prompt and --passage-prompt, or neither", param_hint="--query-prompt"
+        )
+    return {"query": query, "passage": passage}
 
 
 def missing_packages(names: tuple[str, ...]) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from training.commands.terminal import DataFolder, DeviceName, console, device_named, hush
+from training.commands.bundles import show
+from training.commands.terminal import DataFolder, Device, console, hush
 from training.config.recipe import Recipe, read_recipe
 
 
@@ -13,20 +14,21 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. training/recipes/first.toml.")],
     data: DataFolder,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/run"),
-    device: DeviceName = "auto",
+    device: Device = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the checkpoint in --out, if any.")
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=0)] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="Train on this encoder instead of the recipe's: a bundle, a Sentence Transformers"
-            " or transformers folder, or a hub id."
+            help="Go on from this encoder instead of the recipe's: a bundle, a Sentence"
+            " Transformers or transformers folder, package:NAME/FOLDER, or a hub id."
         ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Where the teacher is, instead of what the recipe says.")
+        str | None,
+        typer.Option(help="Learn from this teacher instead of the recipe's; as --start."),
     ] = None,
     steps_scale: Annotated[
         float, typer.Option(help="Multiply the steps of every stage, at least one each.", min=1e-6)
@@ -45,7 +47,8 @@ def train(
         typer.Option(help="Save a checkpoint after so many steps and stop; see --resume.", min=1),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for the teacher's vectors. [default: OUT/cache]")
+        Path | None,
+        typer.Option(help="Folder for the teacher's vectors.", show_default="OUT/cache"),
     ] = None,
     export_bundle: Annotated[
         bool, typer.Option("--export/--no-export", help="Write OUT/bundle at the end.")
@@ -54,7 +57,7 @@ def train(
     """Run a recipe: checkpoints, metrics and TensorBoard in --out, and a bundle at the end.
 
     A run that was interrupted goes on with --resume and the same options, exactly where it was.
-    On several devices: accelerate launch --num_processes N -m training train RECIPE …
+    On several devices: accelerate launch --multi_gpu --num_processes N -m training train RECIPE …
     """
     from training.trainer.run import Options, run_recipe
 
@@ -70,7 +73,7 @@ def train(
         data=data,
         out=out,
         cache=cache or out / "cache",
-        device=device_named(device),
+        device=device,
         resume=resume,
         stop_after_steps=stop_after_steps,
     )
@@ -103,5 +106,4 @@ def _adjusted(
 def _export(run: Path) -> None:
     from training.export.run import export_run
 
-    export_run(run, run / "bundle")
-    console.print(f"bundle in [bold]{run / 'bundle'}[/]")
+    show(export_run(run, run / "bundle"))

@@ -90,7 +90,7 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> Outcome:
         recipe,
         run,
         model=model,
-        material=Material(corpus, targets, options.data),
+        material=Material(corpus, targets, options.data, links=run.links),
         processes=processes,
         console=console,
         fingerprint=fingerprint,

@@ -38,6 +38,8 @@ class Material:
     """Teacher vectors by target, [targets, width], on the device."""
     data: Path
     """The data folder, for what aligners and perturbers read."""
+    links: Path | None = None
+    """A folder of the run for word links, so that a stage that goes on has those it began with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class StageRun:
             processes=processes.count,
             encoder=self._encoder,
             data_folder=material.data,
+            cache=material.links,
         )
 
     @property

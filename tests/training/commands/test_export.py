@@ -1,16 +1,11 @@
 """The command that exports a run, and the table that it shows."""
 
-from io import StringIO
-from types import SimpleNamespace
-
-import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
-from training.commands import bundles
 from training.commands.bundles import choices_of, show
 from training.commands.export import export
+from training.export.order import Sealed
 from training.pretrained import ModelMissing
 
 app = typer.Typer()
@@ -26,7 +21,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_a_checkpoint_that_does_not_exist_by_name_is_a_usage_error(tmp_path):
     done = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "o"), "--which", "last"])
     assert done.exit_code == 2
-    assert "'last' is none of auto, best, checkpoint" in " ".join(done.output.split())
+    assert "'last' is not one of 'auto', 'best', 'checkpoint'" in " ".join(done.output.split())
 
 
 def test_options_become_choices(tmp_path):
@@ -43,14 +38,7 @@ def test_options_become_choices(tmp_path):
     assert choices.optimum_python == tmp_path
 
 
-@pytest.fixture
-def said(monkeypatch):
-    stream = StringIO()
-    monkeypatch.setattr(bundles, "console", Console(file=stream, width=200))
-    return stream
-
-
-def test_the_table_names_what_failed_and_what_is_there(said):
+def test_the_table_names_what_failed_and_what_is_there(tiny_bundle, capsys):
     row = {
         "language": "th",
         "texts": 3,
@@ -61,15 +49,8 @@ def test_the_table_names_what_failed_and_what_is_there(said):
         "ndcg": None,
         "passed": False,
     }
-    manifest = SimpleNamespace(name="n", version="1", precisions={"fp32": ""}, dimension=8)
-    show(
-        SimpleNamespace(
-            gates={"int8": [row]},
-            failed={"int8": ["th"]},
-            bundle=SimpleNamespace(folder="out", manifest=manifest),
-            parity=1e-7,
-        )
-    )
-    shown = said.getvalue()
+    show(Sealed(tiny_bundle, parity=1e-7, gates={"int8": [row]}))
+    shown = capsys.readouterr().err
     assert "int8 is not shipped: it failed in th" in shown
-    assert "out: n/1, fp32, 8 dimensions; torch and the service agree to 1.0e-07" in shown
+    assert f"{tiny_bundle.folder}: tiny/1, fp32, int8, " in shown
+    assert "8 dimensions; torch and the service agree to 1.0e-07" in shown

@@ -39,8 +39,8 @@ def test_a_folder_that_says_nothing_is_imported_with_what_is_said_for_it(tmp_pat
     ("options", "said"),
     [
         (("--precisions", "fp32,int4"), "'int4' is none of fp32, fp16, int8"),
-        (("--exporter", "legacy"), "'legacy' is none of torch, optimum"),
-        (("--pooling", "max"), "'max' is none of mean, cls"),
+        (("--exporter", "legacy"), "'legacy' is not one of 'torch', 'optimum'"),
+        (("--pooling", "max"), "'max' is not one of 'mean', 'cls'"),
         (("--query-prompt", "q: "), "say both --query-prompt and"),
         (("--probes", "/nowhere.tsv"), "does not exist"),
     ],

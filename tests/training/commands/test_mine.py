@@ -107,7 +107,7 @@ def run(folder: Path, *options: str, out: str = "mined.jsonl.gz", name: str = "q
         str(folder / "model"), "--data", str(folder), "--recipe", str(folder / "recipe.toml"),
         "--set", name, "--out", str(folder / out), "--threads", "1", "--device", "cpu",
     ]  # fmt: skip
-    found = CliRunner().invoke(app, [*arguments, *options])
+    found = CliRunner().invoke(app, [*arguments, *options], env={"COLUMNS": "300"})
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception
     return found.output
@@ -188,10 +188,7 @@ def test_for_clear_negatives_have_german_questions(folder: Path) -> None:
         (["--roles", "query,page"], "'query,page' is not two of"),
     ],
 )
-def test_wrong_options_are_usage_errors(
-    options: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_wrong_options_are_usage_errors(options: list[str], message: str, folder: Path) -> None:
     assert message in run(folder, *options)
 
 

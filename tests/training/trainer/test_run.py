@@ -296,10 +296,15 @@ def test_the_same_recipe_runs_on_cuda(recipe, data, tmp_path):
     assert run_recipe(recipe, options, Console(file=StringIO())).results is not None
 
 
-def test_heads_are_trained_saved_and_dropped_with_their_stage(recipe, data, tmp_path):
-    """A stage with a head in the middle: interrupted within it, and at both of its borders."""
+@pytest.mark.parametrize("aligner", ["ibm1", "states"])
+def test_heads_are_trained_saved_and_dropped_with_their_stage(recipe, data, tmp_path, aligner):
+    """A stage with a head in the middle: interrupted within it, and at both of its borders.
+
+    Links by the encoder's own states are those of the stage's beginning, resumed or not.
+    """
     methods = [{"method": "weam"}]
-    batches = [{"kind": "translation", "data": ["parallel"], "languages": ["en", "de"]}]
+    feed = {"kind": "translation", "data": ["parallel"], "languages": ["en", "de"]}
+    batches = [{**feed, "aligner": {"kind": aligner}}]
     content = json.loads(recipe.scaled(0.5).model_dump_json())
     weam = {**content["stage"][0], "name": "words", "methods": methods, "batches": batches}
     content["stage"] = [content["stage"][1], weam, content["stage"][1]]
