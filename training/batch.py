@@ -71,11 +71,6 @@ class Batch:
     def __len__(self) -> int:
         return len(next(iter(self.views.values())))
 
-    @property
-    def tokens(self) -> int:
-        """Word pieces without padding."""
-        return int(sum(view.mask.sum() for view in self.views.values()))
-
 
 @dataclass(frozen=True, slots=True)
 class Outputs:

@@ -57,7 +57,8 @@ def centroids_of(
         chosen = vectors[names == language]
         if len(chosen) < fewest:
             raise CentroidsInvalid(
-                f"{language}: {len(chosen)} texts are too few for a centroid, needs {fewest}"
+                f"{language}: {len(chosen)} texts are too few for a centroid, it needs {fewest};"
+                " give more with --language-texts"
             )
         found[language] = chosen.mean(axis=0)
     if len(found) < 2:  # noqa: PLR2004 - one centroid differs from nothing

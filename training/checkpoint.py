@@ -68,6 +68,11 @@ class RunFolder:
         return self.path / "held_out.jsonl"
 
     @property
+    def data(self) -> Path:
+        """Rows read and left out, and how many texts each data set has, by role and language."""
+        return self.path / "data.json"
+
+    @property
     def sources(self) -> Path:
         """Licence, rows and hash of every data source, for the bundle's provenance."""
         return self.path / "sources.json"
@@ -107,6 +112,10 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._old = folder.with_name(folder.name + ".old")
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     @property
     def exists(self) -> bool:
@@ -179,7 +188,9 @@ class Checkpoint:
             )
         try:
             model.load_state_dict(load_file(folder / MODEL))
-            state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
+            state: dict[str, Any] = torch.load(
+                folder / STATE, map_location="cpu", weights_only=True
+            )
         except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
             said = str(error).partition("\n")[0]
             raise CheckpointMismatch(f"{folder} cannot be read: {said}") from error

@@ -116,7 +116,9 @@ def _by_role(value: object, name: str) -> dict[TextRole, object]:
     if not isinstance(value, dict):
         raise GroupInvalid(f"{name} is not an object")
     if unknown := value.keys() - set(ROLES):
-        raise GroupInvalid(f"{name} has the roles {', '.join(sorted(unknown))}; known: {ROLES}")
+        raise GroupInvalid(
+            f"{name} has the roles {', '.join(sorted(unknown))}; known: {', '.join(ROLES)}"
+        )
     return {role: value[role] for role in ROLES if role in value}
 
 

@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from transformers import PreTrainedModel
@@ -32,6 +33,8 @@ _LAYOUTS: tuple[dict[str, str], ...] = (
 )
 """Where BERT, (XLM-)RoBERTa, ModernBERT and DistilBERT keep the three parts."""
 _INDEX = "model.safetensors.index.json"
+_CARRIED = "mlm_head.safetensors"
+"""A head beside an encoder that was saved without it."""
 
 
 class MlmHead(nn.Module):
@@ -78,6 +81,15 @@ class MlmHead(nn.Module):
         return torch.zeros(len(labels), device=each.device).index_add(0, row, each)
 
 
+def carry_head(source: Path, target: Path) -> None:
+    """Put the head of a transformers folder, if it has one, beside an encoder saved elsewhere.
+
+    An encoder is saved without it, and a run trains on what it has saved itself.
+    """
+    if found := _saved_head(source):
+        save_file(found, target / _CARRIED)
+
+
 def embedding_table(backbone: PreTrainedModel) -> Tensor:
     """The input embeddings, [pieces, embedding width]."""
     weight = backbone.get_input_embeddings().weight
@@ -91,6 +103,8 @@ def _saved_head(folder: Path) -> dict[str, Tensor]:
 
     A layout that is not among the known ones, and an activation other than gelu, count as none.
     """
+    if (folder / _CARRIED).is_file():
+        return load_file(folder / _CARRIED)
     config = folder / "config.json"
     saved = json.loads(config.read_text("utf-8")) if config.is_file() else {}
     names = saved.get("architectures") or []

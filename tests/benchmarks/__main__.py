@@ -8,7 +8,7 @@ from pathlib import Path
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--data", type=Path, help="folder with parallel/en-xx.tsv.gz")
+    options.add_argument("--data", type=Path, help="folder with parallel/en-xx.tsv.gz and qa/")
     options.add_argument("--bundle", type=Path, default=max(Path("models/first").iterdir()))
     chosen = options.parse_args()
     commands = [
@@ -18,6 +18,7 @@ def main() -> None:
     ]
     if chosen.data:
         commands.append(["tests.benchmarks.service", "--data", str(chosen.data)])
+        commands.append(["tests.benchmarks.training", "--data", str(chosen.data)])
     for command in commands:
         print(f"\n# {' '.join(command)}", flush=True)
         subprocess.run([sys.executable, "-m", *command], check=True)

@@ -91,7 +91,9 @@ def test_a_rank_out_of_its_bounds_is_refused(world, rank):
 
 def test_too_few_texts_or_languages_are_refused():
     vectors = np.ones((40, 4), dtype=np.float32)
-    with pytest.raises(CentroidsInvalid, match="de: 3 texts are too few for a centroid, needs 32"):
+    with pytest.raises(
+        CentroidsInvalid, match="de: 3 texts are too few for a centroid, it needs 32"
+    ):
         centroids_of(vectors, ["de"] * 3 + ["en"] * 37)
     with pytest.raises(CentroidsInvalid, match="centroids of en alone"):
         centroids_of(vectors, ["en"] * 40)

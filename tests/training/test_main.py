@@ -54,7 +54,9 @@ def test_an_unknown_device_is_named(tmp_path, capsys, recipe):
     path = tmp_path / "toy.toml"
     path.write_text(toml(recipe), "utf-8")
     assert run("train", path, "--data", tmp_path, "--device", "tpu") == 2
-    assert "'tpu' is not one of 'auto', 'cpu', 'cuda'" in " ".join(capsys.readouterr().err.split())
+    assert "'tpu' is not one of 'auto', 'cpu', 'cuda'" in " ".join(
+        capsys.readouterr().err.replace("│", " ").split()
+    )
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from transformers import (
 
 from tests.training.word_fixtures import small_encoder
 from training.losses import NO_LABEL
-from training.mlm import MlmHead, embedding_table
+from training.mlm import MlmHead, carry_head, embedding_table
 
 SIZE = 40
 SMALL = {"vocab_size": SIZE, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -60,6 +60,17 @@ def test_a_head_in_one_of_several_files_is_found(tmp_path) -> None:
     assert (tmp_path / "model.safetensors.index.json").is_file()
     head = MlmHead.of(AutoModel.from_pretrained(tmp_path))
     assert torch.equal(head.dense.weight, model.cls.predictions.transform.dense.weight)
+
+
+def test_a_head_is_carried_to_an_encoder_that_is_saved_without_it(tmp_path) -> None:
+    backbone = saved(MODELS[0], tmp_path / "start")
+    backbone.save_pretrained(tmp_path / "run")
+    assert not MlmHead.of(AutoModel.from_pretrained(tmp_path / "run")).pretrained
+    carry_head(tmp_path / "start", tmp_path / "run")
+    carried = MlmHead.of(AutoModel.from_pretrained(tmp_path / "run"))
+    assert carried.pretrained
+    known = MlmHead.of(backbone).state_dict()
+    assert all(torch.equal(known[name], value) for name, value in carried.state_dict().items())
 
 
 def test_models_without_a_head_get_a_fresh_one(tmp_path) -> None:

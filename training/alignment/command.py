@@ -37,8 +37,8 @@ class CommandAligner:
         found: list[Links] = [() for _ in pairs]
         if not full:
             return found
-        sources = [" ".join(map(form, pairs[number][0])) for number in full]
-        targets = [" ".join(map(form, pairs[number][1])) for number in full]
+        sources = [" ".join(map(_shown, pairs[number][0])) for number in full]
+        targets = [" ".join(map(_shown, pairs[number][1])) for number in full]
         lines = self._run(sources, targets)
         if len(lines) != len(full):
             raise LinksInvalid(
@@ -92,6 +92,11 @@ class CommandAligner:
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     return None
+
+
+def _shown(word: str) -> str:
+    """The word as one word of a line: NFKC makes four of U+FDFA, and a bar would begin a side."""
+    return "".join(form(word).split()).replace(BETWEEN, "/")
 
 
 def _filled(argument: str, files: dict[str, Path]) -> str:

@@ -68,8 +68,8 @@ def read_lexicon(path: Path) -> list[tuple[str, str]]:
                     raise LinksInvalid(f"{path}:{number}: {line!r} is not `source word TAB target`")
                 if number > 1:
                     entries.append((columns[0], columns[1]))
-    except OSError as error:
-        raise LinksInvalid(f"{path}: {error.strerror or error}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise LinksInvalid(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return entries
 
 

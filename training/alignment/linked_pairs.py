@@ -7,6 +7,7 @@ needs to know how words were cut.
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ class LinkedPairs:
     def write(self, path: Path) -> None:
         """Write all or nothing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".partial")
+        half = path.with_suffix(f".{os.getpid()}.partial")  # several processes may write it
         with half.open("wb") as file:
             np.savez(
                 file, source=self.source, target=self.target, starts=self.starts, places=self.places
@@ -130,7 +131,7 @@ class LinkedPairs:
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return cls(file["source"], file["target"], file["starts"], file["places"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
 
 

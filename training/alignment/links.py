@@ -43,11 +43,22 @@ def read_pharaoh(path: Path) -> list[Links]:
     Raises:
         LinksInvalid: a bad line, or no such file.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise LinksInvalid(f"{path}: {error.strerror or error}") from error
+    lines = lines_of(path)
     return [parse(line, place=f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file, which end at a line feed and, as for the aligners, at nothing else.
+
+    Raises:
+        LinksInvalid: no such file, or it is not UTF-8.
+    """
+    try:
+        whole = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LinksInvalid(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    lines = whole.split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def alone(links: Links) -> Links:

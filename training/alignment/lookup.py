@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.alignment.links import LinksInvalid, checked, read_pharaoh
+from training.alignment.links import LinksInvalid, checked, lines_of, read_pharaoh
 from training.groups import Links
 
 BETWEEN = "|||"
@@ -48,10 +48,7 @@ def entries_of(text: Path, links: Path) -> list[Entry]:
     Raises:
         LinksInvalid: a bad line, a link beyond the words, or files of different length.
     """
-    try:
-        lines = text.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise LinksInvalid(f"{text}: {error.strerror or error}") from error
+    lines = lines_of(text)
     known = read_pharaoh(links)
     if len(lines) != len(known):
         raise LinksInvalid(

@@ -38,6 +38,15 @@ LanguageTexts: TypeAlias = Annotated[
         dir_okay=False,
     ),
 ]
+Probes: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Texts to check it on: tab-separated, the columns language, text and english.",
+        exists=True,
+        dir_okay=False,
+        show_default="held-out ones of a run; else three sentences a language",
+    ),
+]
 Exporter: TypeAlias = Annotated[
     Literal["torch", "optimum"],
     typer.Option(help="optimum runs in an environment of its own (make optimum-env)."),

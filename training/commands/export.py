@@ -11,6 +11,7 @@ from training.commands.bundles import (
     LanguageTexts,
     OptimumPython,
     Precisions,
+    Probes,
     Rank,
     RemoveLanguages,
     choices_of,
@@ -28,6 +29,7 @@ def export(
             help="The best weights or the last ones; auto takes the best if there are any."
         ),
     ] = "auto",
+    probes: Probes = None,
     precisions: Precisions = "fp32,int8",
     dimension: Dimension = None,
     remove_languages: RemoveLanguages = False,
@@ -52,6 +54,7 @@ def export(
             optimum_python=optimum_python,
         ),
         which=which,
+        probes=probes,
         language_texts=language_texts,
     )
     show(sealed)

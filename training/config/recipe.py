@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from training.config.batches import NEEDED, Batches, views_of
 from training.config.data import Data
 from training.config.evaluation import Evaluation
-from training.config.methods import Distillation, Method
+from training.config.methods import Distillation, Ear, Method
 from training.config.strict import Count, NotNegative, Positive, Share, Strict
 
 ON_VECTORS = frozenset({"info_nce", "clear", "hybrid", "distillation"})
@@ -130,6 +131,19 @@ class Stage(Strict):
         if not self.body and (deep := sorted(set(names) - ON_VECTORS)):
             raise ValueError(
                 f"stage {self.name!r}: {', '.join(deep)} needs the layers, and body = false has none"
+            )
+        if self.matryoshka and not set(names) & (ON_VECTORS | {"ear"}):
+            raise ValueError(
+                f"stage {self.name!r}: matryoshka = {list(self.matryoshka)} cuts the vectors that"
+                f" are exported, which {', '.join(names)} does not read; leave it out"
+            )
+        if self.token_dropout and any(
+            isinstance(method, Ear) and method.perturber.kind == "synonyms"
+            for method in self.methods
+        ):
+            raise ValueError(
+                f"stage {self.name!r}: token_dropout = {self.token_dropout} would not reach ear's"
+                " copies, which synonyms spell anew; set it to 0 or take another perturber"
             )
         if self.warmup_steps > self.steps:
             raise ValueError(
@@ -275,10 +289,24 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()
-        )
+        problems = "; ".join(_problem(problem) for problem in error.errors())
         raise RecipeInvalid(f"{path}: {problems}") from error
+
+
+def _problem(error: ErrorDetails) -> str:
+    """Key, value and what is allowed, as one phrase."""
+    key = ".".join(map(str, error["loc"])) or "recipe"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{key}: there is no such key"
+        case "missing":
+            return f"{key}: is missing"
+        case "value_error":
+            return f"{key}: {error['ctx']['error']}"
+        case _:
+            value = error["input"]
+            given = "" if isinstance(value, dict | list) else f" (not {value!r})"
+            return f"{key}: {error['msg']}{given}"
 
 
 def _replace(content: dict[str, Any], override: str) -> None:

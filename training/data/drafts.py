@@ -22,6 +22,7 @@ ROLE_NUMBER = {role: number for number, role in enumerate(ROLES)}
 
 
 def cell(role: TextRole, language: int) -> int:
+    """The number of the text of a role in a language within a draft."""
     return ROLE_NUMBER[role] * WIDTH + language
 
 

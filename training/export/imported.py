@@ -8,13 +8,12 @@ from transformers import AutoTokenizer
 
 from service.manifest import LANGUAGE
 from service.types import Role
-from training.config.batches import ENGLISH
 from training.corpus import HeldOut
 from training.export.bundle import write
 from training.export.gate import texts_by_language
 from training.export.graph import ExportFailed
 from training.export.order import Choices, Order, Sealed, made_now
-from training.export.probes import BUILT_IN, read_pairs
+from training.export.probes import built_in, read_pairs
 from training.pretrained import PACKAGE, UNSTATED, Pretrained, open_pretrained
 from training.sentence_folder import Pooling
 
@@ -57,11 +56,13 @@ def import_model(
     )
     licence = said.licence or model.licence
     if licence == UNSTATED:
-        raise ExportFailed(f"{spec} states no licence: read its model card, and say --licence")
+        raise ExportFailed(
+            f"{spec} states no licence: read its model card, and name it with --licence"
+        )
     languages = list(said.languages) or [
         code for code in model.languages if LANGUAGE.fullmatch(code)
     ]
-    pairs = _built_in(languages) if probes is None else read_pairs(probes)
+    pairs = built_in(languages) if probes is None else read_pairs(probes)
     unproven = sorted(set(languages) - texts_by_language(pairs).keys())
     name = f"{model.name}@{model.revision}" if model.revision else model.name
     order = Order(
@@ -84,16 +85,6 @@ def import_model(
         centroid_pairs=read_pairs(language_texts) if language_texts is not None else (),
     )
     return write(out, order, choices)
-
-
-def _built_in(languages: Sequence[str]) -> list[HeldOut]:
-    """The sentences that come along, in these languages; in all of them if none is named."""
-    pairs = read_pairs(BUILT_IN)
-    english = dict.fromkeys(pair.english for pair in pairs)
-    chosen = [pair for pair in pairs if not languages or pair.language in languages]
-    if ENGLISH in languages:
-        chosen += [HeldOut(ENGLISH, "", text) for text in english]
-    return chosen or pairs
 
 
 def _slug(name: str) -> str:

@@ -48,7 +48,9 @@ class Choices:
             raise ExportFailed("--exporter optimum writes fp32 and int8; fp16 needs torch's")
         width = order.model.encoder.width
         if self.dimension is not None and not 1 <= self.dimension <= width:
-            raise ExportFailed(f"--dimension {self.dimension}: the vectors have 1 to {width}")
+            raise ExportFailed(
+                f"--dimension {self.dimension}: the vectors can be cut to 1 to {width} dimensions"
+            )
         if self.rank is not None and not self.remove_languages:
             raise ExportFailed("--rank bounds what --remove-languages removes, which is not asked")
         if not order.model.by_cosine:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.bundle import Probes
 from service.types import Role
+from training.config.batches import ENGLISH
 from training.corpus import HeldOut
 from training.export.gate import texts_by_language
 from training.export.graph import ExportFailed
@@ -31,6 +32,16 @@ def read_pairs(path: Path = BUILT_IN) -> list[HeldOut]:
             raise ExportFailed(f"{path}:{number}: no language and text in {row}")
         pairs.append(HeldOut(row[0], row[2] if len(row) == len(COLUMNS) else "", row[1]))
     return pairs
+
+
+def built_in(languages: Sequence[str]) -> list[HeldOut]:
+    """The sentences that come along, in these languages; in all of them if none of these is there."""
+    pairs = read_pairs(BUILT_IN)
+    english = dict.fromkeys(pair.english for pair in pairs)
+    chosen = [pair for pair in pairs if not languages or pair.language in languages]
+    if ENGLISH in languages:
+        chosen += [HeldOut(ENGLISH, "", text) for text in english]
+    return chosen or pairs
 
 
 def probes_of(pairs: Sequence[HeldOut]) -> Probes:

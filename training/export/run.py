@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from training.checkpoint import RunFolder
 from training.config.batches import ENGLISH
 from training.config.recipe import Recipe
 from training.corpus import HeldOut
 from training.export.bundle import write
 from training.export.graph import ExportFailed
 from training.export.order import Choices, Order, Sealed, made_now
-from training.export.probes import read_pairs
+from training.export.probes import built_in, read_pairs
 from training.pretrained import Pretrained, Which, open_run
 from training.results import Results
 
@@ -25,26 +26,33 @@ def export_run(
     choices: Choices = DEFAULT,
     *,
     which: Wanted = "auto",
+    probes: Path | None = None,
     language_texts: Path | None = None,
 ) -> Sealed:
     """Write the bundle of a run; `auto` takes the best checkpoint if there is one, else the last.
 
-    `language_texts` is a file as `training.export.probes` reads, for the languages' mean vectors.
+    `probes` and `language_texts` are files as `training.export.probes` reads them: texts to check
+    the bundle on instead of the held-out ones, and texts for the languages' mean vectors. A run
+    that has no translations to hold out is checked on three sentences a language.
 
     Raises:
-        ExportFailed: nothing was held out, or what `training.export.bundle.write` refuses.
+        ExportFailed: the folder is not a run's, or what `training.export.bundle.write` refuses.
         ModelMissing: there is no such checkpoint.
     """
     best = which == "best" or (which == "auto" and (run / "best").is_dir())
     chosen: Which = "best" if best else "checkpoint"
     model = open_run(run, chosen)
     recipe = Recipe.model_validate_json((run / "recipe.json").read_text("utf-8"))
-    pairs = _held_out(run / "held_out.jsonl")
+    pairs = _held_out(run / "held_out.jsonl") if probes is None else read_pairs(probes)
+    languages = {pair.language for pair in pairs}
+    if not pairs:
+        languages = _trained(RunFolder(run), recipe)
+        pairs = built_in(sorted(languages))
     order = Order(
         model=model,
         name=recipe.name,
         version=recipe.version,
-        languages=sorted({ENGLISH, *(pair.language for pair in pairs)}),
+        languages=sorted({ENGLISH, *languages}),
         pairs=pairs,
         limits=recipe.variants,
         provenance={
@@ -63,8 +71,21 @@ def export_run(
 
 def _held_out(path: Path) -> list[HeldOut]:
     if not path.is_file():
-        raise ExportFailed(f"{path} is missing: without held-out pairs nothing can be checked")
-    return [HeldOut(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        raise ExportFailed(
+            f"{path} is missing, and with it the held-out texts to check the bundle on: name the folder"
+            " of a run of isogloss-train train"
+        )
+    # Not `splitlines`: a text may hold a character at which that cuts, e.g. U+2028.
+    with path.open(encoding="utf-8") as file:
+        return [HeldOut(**json.loads(line)) for line in file]
+
+
+def _trained(run: RunFolder, recipe: Recipe) -> set[str]:
+    """The languages of the training text."""
+    if not run.data.is_file():
+        return {ENGLISH, *recipe.data.languages}
+    sets = json.loads(run.data.read_text("utf-8"))["sets"].values()
+    return {ENGLISH, *(code for one in sets for role in one["texts"].values() for code in role)}
 
 
 def _base(recipe: Recipe, model: Pretrained) -> str:

@@ -165,7 +165,9 @@ def word_attention(attention: Tensor, belongs: Tensor) -> Tensor:
     """
     target = belongs.to(attention.dtype).unsqueeze(1)
     source = target / target.sum(2, keepdim=True).clamp(min=1.0)
-    return source.transpose(2, 3) @ attention @ target
+    # The encoder's autocast would round what is about to be told apart to eight bits.
+    with torch.autocast(attention.device.type, enabled=False):
+        return source.transpose(2, 3) @ attention @ target
 
 
 def _read(views: Collection[str]) -> list[str]:

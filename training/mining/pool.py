@@ -39,7 +39,11 @@ class Pool:
         code = {name: number for number, name in enumerate(corpus.languages)}
         wanted = {mining.query_language, mining.passage_language, *mining.languages}
         if unknown := sorted(wanted - code.keys()):
-            raise MiningImpossible(f"{table.name}: there is no text in {', '.join(unknown)}")
+            raise MiningImpossible(
+                f"--set {table.name}: there is no text in {', '.join(unknown)}"
+                " (--query-language, --passage-language, --languages); it has"
+                f" {', '.join(corpus.languages)}"
+            )
         found = answering[:, code[mining.passage_language]]
         groups = np.flatnonzero(found != NOTHING)
         _, first, inverse = np.unique(
@@ -65,8 +69,8 @@ class Pool:
             usable &= self.spoken.any(1)
         if not usable.any():
             raise MiningImpossible(
-                "no group of the data set has both texts of a row: a query in the language of"
-                " queries (and in one that is mined for) and a passage in that of passages"
+                "no group of the data set has a text to ask with, in --query-language (and in one of"
+                " --languages), and one to be found, in --passage-language"
             )
         return np.flatnonzero(usable)
 
@@ -77,7 +81,7 @@ class Pool:
 
 def _texts(table: GroupTable, role: TextRole) -> NDArray[np.int32]:
     if role not in table.texts:
-        raise MiningImpossible(f"{table.name}: no group has a {role}")
+        raise MiningImpossible(f"--set {table.name}: no group has a {role} (--roles)")
     return table.texts[role]
 
 

@@ -32,7 +32,9 @@ class Mining:
 
     def __post_init__(self) -> None:
         if not 1 <= self.first <= self.last:
-            raise ValueError(f"first = {self.first} and last = {self.last} are no window of ranks")
+            raise ValueError(
+                f"--ranks {self.first}-{self.last}: the first rank is at least 1, the last not before it"
+            )
         if self.count < 1:
             raise ValueError(f"count = {self.count}: at least one negative must be asked for")
         if self.margin < 0 or not 0 < self.share <= 1:
@@ -43,6 +45,6 @@ class Mining:
         same_language = self.query_language == self.passage_language
         if self.roles[0] == self.roles[1] and same_language:
             raise ValueError(
-                f"{self.roles[0]} to {self.roles[1]} within {self.query_language!r}: every text"
-                " would find itself; name two languages"
+                f"--roles {self.roles[0]},{self.roles[1]} within {self.query_language!r}: every text"
+                " would find itself; let --query-language and --passage-language differ"
             )

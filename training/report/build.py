@@ -1,5 +1,6 @@
 """A report of one or more runs: which plots and tables, in which order, with what explained."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def _curves(columns: Sequence[Shown]) -> Section:
 
 
 def _imbalance(columns: Sequence[Shown]) -> Section:
-    figures = [charts.imbalance(shown, texts_by_language(shown.sources)) for shown in columns]
+    figures = [charts.imbalance(shown, texts_by_language(shown.data)) for shown in columns]
     parts = [page.plot(figure) for figure in figures if figure is not None]
     note = "Does a language do well because there was more text of it? The scale is logarithmic."
     return Section("Imbalance", note, parts)
@@ -139,17 +140,21 @@ def _data(columns: Sequence[Shown]) -> Section:
         if not shown.is_run:
             continue
         rows = [
-            [name, facts["rows"], facts["licence"]]
-            for name, facts in sorted(shown.sources.get("sources", {}).items())
+            [name, facts["rows"], facts["licence"]] for name, facts in sorted(shown.sources.items())
         ]
         heading = f"<h3>{page.escaped(shown.name)}</h3>"
-        parts += [heading, page.table(["source", "rows", "licence"], rows), _leaks(shown.leaks)]
+        parts += [
+            heading,
+            page.table(["source", "rows", "licence"], rows),
+            _folded("Rows and data sets", shown.data),
+            _folded("Leak check", shown.leaks),
+        ]
     note = "What was trained on, and which of it was found in the benchmarks by normalised hashes."
     return Section("Data and leaks", note, parts)
 
 
-def _leaks(leaks: Mapping[str, Any]) -> str:
-    return page.folded("Leak check", page.table(["", ""], _flat(leaks)))
+def _folded(title: str, facts: Mapping[str, Any]) -> str:
+    return page.folded(title, page.table(["", ""], _flat(facts)))
 
 
 def _flat(value: object, name: str = "") -> list[list[object]]:
@@ -162,9 +167,13 @@ def _flat(value: object, name: str = "") -> list[list[object]]:
     return [[name, value]]
 
 
-def texts_by_language(sources: Mapping[str, Any]) -> dict[str, int]:
-    """How many training texts there were in each language."""
-    return {code: int(count) for code, count in sources.get("languages", {}).items()}
+def texts_by_language(data: Mapping[str, Any]) -> dict[str, int]:
+    """How many training texts there were in each language, over all data sets and roles."""
+    counts: Counter[str] = Counter()
+    for one in data.get("sets", {}).values():
+        for by_language in one["texts"].values():
+            counts.update(by_language)
+    return dict(counts)
 
 
 def _benchmarks(shown: Shown) -> list[str]:

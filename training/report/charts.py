@@ -73,7 +73,7 @@ def heat_map(
     if min(table.shape) < 2:  # noqa: PLR2004 - one row is no map
         return None
     span: dict[str, object] = {"colorscale": "Viridis"}
-    title = f"{benchmark}: {metric} by language of query (rows) and candidates (columns)"
+    title = f"{benchmark}: {metric}"
     if against is not None:
         other_queries, other_candidates, other = pair_table(against, benchmark, metric)
         if (queries, candidates) != (other_queries, other_candidates):
@@ -81,7 +81,7 @@ def heat_map(
         table = table - other
         edge = float(np.nanmax(np.abs(table))) or 1.0
         span = {"colorscale": "RdBu", "zmid": 0.0, "zmin": -edge, "zmax": edge}
-        title = f"{benchmark}: gain in {metric} over {against.model}"
+        title = f"{benchmark}: gain in {metric}"
     figure = go.Figure(
         go.Heatmap(
             z=table,

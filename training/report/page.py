@@ -27,6 +27,7 @@ def plot(figure: go.Figure) -> str:
 
 
 def side_by_side(parts: Sequence[str]) -> str:
+    """Parts beside each other where the window is wide enough."""
     return f'<div class="pair">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
@@ -53,10 +54,12 @@ def table(
 
 
 def escaped(text: str) -> str:
+    """Text that means nothing to HTML."""
     return escape(text)
 
 
 def folded(title: str, content: str) -> str:
+    """A part that is shown when its title is clicked."""
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 

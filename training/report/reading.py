@@ -23,6 +23,8 @@ class Shown:
     results: Results
     records: Sequence[Mapping[str, Any]] = ()
     """The lines of `metrics.jsonl`."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Rows read and left out, and the size of every data set."""
     sources: Mapping[str, Any] = field(default_factory=dict)
     leaks: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -50,8 +52,9 @@ def read_shown(path: Path) -> Shown:
         path=path,
         results=_results(run.scores),
         records=_lines(run.metrics),
+        data=_object(run.data),
         sources=_object(run.sources),
-        leaks=_object(path / "leaks.json"),
+        leaks=_object(run.leaks),
         recipe=_object(run.recipe),
     )
 

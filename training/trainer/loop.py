@@ -158,6 +158,8 @@ class Loop:
         if self._stopper is None:
             results.write(self._run.scores)
             return ""
+        if not self._model.encoder.body:
+            return ""  # what is exported has the layers, and would not have these scores
         verdict = self._stopper.see(self._progress.step, results.summary())
         if verdict.best:
             self._run.best.save(self._model.encoder, None, self._progress)

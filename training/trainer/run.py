@@ -13,6 +13,7 @@ from training.checkpoint import CheckpointMismatch, RunFolder
 from training.config.recipe import Recipe
 from training.corpus import Corpus
 from training.data import read_corpus
+from training.mlm import carry_head
 from training.model import Device, new_student
 from training.pretrained import Pretrained, open_pretrained, save_pretrained
 from training.results import Results
@@ -120,9 +121,11 @@ def _check_sets(corpus: Corpus, recipe: Recipe) -> None:
 
 def _keep_facts(corpus: Corpus, run: RunFolder, console: Console) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
-    facts = dict(corpus.facts)
-    run.sources.write_text(json.dumps(facts.get("sources", {}), indent=1), "utf-8")
-    run.leaks.write_text(json.dumps(facts.get("leaks", {}), indent=1), "utf-8")
+    facts = corpus.facts
+    run.sources.write_text(json.dumps(facts["sources"], indent=1), "utf-8")
+    counted = {name: facts[name] for name in ("rows", "left_out", "sets")}
+    run.data.write_text(json.dumps(counted, indent=1), "utf-8")
+    run.leaks.write_text(json.dumps(facts["leaks"], indent=1), "utf-8")
     with run.held_out.open("w", encoding="utf-8") as file:
         for pair in corpus.held_out:
             file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
@@ -142,9 +145,13 @@ def _keep_encoder(
     if mark.is_file() and mark.read_text("utf-8") == fingerprint:
         return
     partial = run.encoder.with_name(run.encoder.name + ".partial")
-    for folder in (partial, run.encoder):
+    # Best weights and links that another run has left here would be taken for this one's.
+    for folder in (partial, run.encoder, run.best.folder, run.links):
         shutil.rmtree(folder, ignore_errors=True)
-    save_pretrained(partial, _first_encoder(recipe, corpus, console))
+    first = _first_encoder(recipe, corpus, console)
+    save_pretrained(partial, first)
+    if first.folder is not None:
+        carry_head(first.folder, partial)
     (partial / mark.name).write_text(fingerprint, "utf-8")
     partial.rename(run.encoder)
     run.recipe.write_text(recipe.model_dump_json(indent=1), "utf-8")

@@ -93,20 +93,21 @@ class StageRun:
             lr=stage.learning_rate,
             fused=processes.device.type == "cuda",
         )
-        self._source = BatchSource(
-            material.corpus,
-            model.pieces,
-            stage,
-            seed=[recipe.seed, number],
-            prompts=model.prompts,
-            targets=material.targets,
-            device=processes.device,
-            process=processes.number,
-            processes=processes.count,
-            encoder=self._encoder,
-            data_folder=material.data,
-            cache=material.links,
-        )
+        with processes.accelerator.main_process_first():  # the others find its links in the cache
+            self._source = BatchSource(
+                material.corpus,
+                model.pieces,
+                stage,
+                seed=[recipe.seed, number],
+                prompts=model.prompts,
+                targets=material.targets,
+                device=processes.device,
+                process=processes.number,
+                processes=processes.count,
+                encoder=self._encoder,
+                data_folder=material.data,
+                cache=material.links,
+            )
 
     @property
     def left_out(self) -> Mapping[str, int]:

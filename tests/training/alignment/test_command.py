@@ -78,3 +78,15 @@ def test_a_program_that_is_not_told_the_files_is_refused() -> None:
 def test_no_shell_reads_the_arguments(tmp_path) -> None:
     script = "import sys; assert sys.argv[2] == '; touch x'; print('0-0'); print('0-0')"
     assert aligner(script, "{both}", "; touch x").align(PAIRS)[0] == ((0, 0),)
+
+
+def test_a_word_stays_one_word_of_its_line() -> None:
+    """NFKC spells U+FDFA as four words, and three bars begin the other side."""
+    script = """
+import sys
+for line in open(sys.argv[1], encoding="utf-8"):
+    source, target = line.split(" ||| ")
+    print(f"{len(source.split()) - 1}-{len(target.split()) - 1}")
+"""
+    pairs = [(["The", "\ufdfa", "said"], ["x"]), (["a", "|||", "b"], ["y", "z"])]
+    assert aligner(script, "{both}").align(pairs) == [((2, 0),), ((2, 1),)]

@@ -88,6 +88,8 @@ def test_what_is_written_is_read_and_rubbish_is_not(tmp_path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["links.npz"]
     path.write_bytes(path.read_bytes()[:200])
     assert LinkedPairs.read(path) is None
+    path.write_bytes(b"")
+    assert LinkedPairs.read(path) is None
 
 
 def test_the_fingerprint_changes_with_texts_and_settings() -> None:

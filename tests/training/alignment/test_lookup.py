@@ -53,3 +53,18 @@ def test_files_that_do_not_fit_are_refused(tmp_path, text, links, message) -> No
 def test_a_missing_text_is_named(tmp_path) -> None:
     with pytest.raises(LinksInvalid, match="text: No such file"):
         entries_of(tmp_path / "text", tmp_path / "links")
+
+
+def test_a_text_may_hold_what_some_take_for_the_end_of_a_line(tmp_path) -> None:
+    text = "a\u2028b ||| x\x85y\nc ||| z\r\n"
+    assert entries_of(*written(tmp_path, text, "1-1\n0-0\n")) == [
+        Entry(("a", "b"), ("x", "y"), ((1, 1),)),
+        Entry(("c",), ("z",), ((0, 0),)),
+    ]
+
+
+def test_a_text_that_is_not_utf_8_is_named(tmp_path) -> None:
+    text, links = written(tmp_path, "a ||| x\n", "0-0\n")
+    text.write_bytes(b"a ||| \xff\n")
+    with pytest.raises(LinksInvalid, match=r"text: .*can't decode"):
+        entries_of(text, links)

@@ -64,7 +64,22 @@ def read(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> Recipe:
         ("[student]\nhidden = 32", f"{START}\n[vocabulary]\npieces = 900", "own tokenizer"),
         ("[[stage]]", "[loop]\nevaluate_every = 5\n[[stage]]", "evaluation.benchmarks"),
         ("[[stage]]", '[stopping]\nmetric = "m"\n[[stage]]', "needs loop.evaluate_every"),
-        ("[[stage]]", '[loop]\ntrackers = ["aim"]\n[[stage]]', "loop.trackers.0"),
+        (
+            "[[stage]]",
+            '[loop]\ntrackers = ["aim"]\n[[stage]]',
+            "loop.trackers.0: .* \\(not 'aim'\\)",
+        ),
+        ("version = ", "# ", "version: is missing"),
+        (
+            'batches = [{ kind = "cross", data = ["pairs"] }]\nmethods = [{ method = "info_nce" }]',
+            'matryoshka = [16, 32]\nbatches = [{ kind = "translation", data = ["pairs"] }]\nmethods = [{ method = "weam" }]',
+            r"matryoshka = \[16, 32\] cuts the vectors .* which weam does not read",
+        ),
+        (
+            'methods = [{ method = "info_nce" }]',
+            'token_dropout = 0.1\nmethods = [{ method = "ear", perturber = { kind = "synonyms", path = "x" } }]',
+            "token_dropout = 0.1 would not reach ear's copies",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_named(tmp_path, old, new, said):
@@ -94,8 +109,8 @@ def test_one_value_can_be_replaced_and_is_held_to_the_same_rules(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("stage.0.steps=0", "stage.0.steps: Input should be greater than 0"),
-        ("stage.0.stepz=5", "stage.0.stepz: Extra inputs are not permitted"),
+        ("stage.0.steps=0", r"stage.0.steps: Input should be greater than 0 \(not 0\)"),
+        ("stage.0.stepz=5", "stage.0.stepz: there is no such key"),
         ("stage.1.steps=5", "has no place 'stage.1.steps'"),
         ("stage.last.steps=5", "has no place"),
         ("name.x=5", "has no place 'name.x'"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from training.export.by_optimum import ENVIRONMENT
 from training.export.graph import ExportFailed
 from training.export.imported import Statement, import_model
 from training.export.order import Choices
-from training.export.run import export_run
+from training.export.run import _held_out, export_run
 from training.model import SentenceEncoder
 from training.pretrained import ModelMissing, ModelUnsupported, Pretrained, save_pretrained
 from training.results import Cell, Results
@@ -250,10 +251,32 @@ def test_a_run_without_what_is_asked_for_is_refused(run, tmp_path):
     with pytest.raises(ModelMissing, match="holds no best"):
         export_run(run, tmp_path / "bundle", which="best")
     (run / "held_out.jsonl").unlink()
-    with pytest.raises(ExportFailed, match="without held-out pairs"):
+    with pytest.raises(ExportFailed, match=r"held_out\.jsonl is missing"):
         export_run(run, tmp_path / "bundle")
     with pytest.raises(ModelMissing, match="holds no checkpoint"):
         export_run(tmp_path, tmp_path / "bundle")
+
+
+@pytest.mark.slow
+def test_a_run_without_translations_is_checked_on_the_sentences_that_come_along(run, tmp_path):
+    (run / "held_out.jsonl").write_text("", "utf-8")
+    counts = {"sets": {"questions": {"groups": 3, "texts": {"query": {"en": 3, "hi": 2}}}}}
+    (run / "data.json").write_text(json.dumps(counts), "utf-8")
+    export_run(run, tmp_path / "bundle", Choices(precisions=("fp32",)))
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.manifest.languages == ["en", "hi"]
+    assert set(bundle.probes().languages) == {"en", "hi"}
+    own = tmp_path / "own.tsv"
+    own.write_text("language\ttext\nde\tein Hund\n", "utf-8")
+    export_run(run, tmp_path / "bundle", Choices(precisions=("fp32",)), probes=own)
+    assert set(Bundle.open(tmp_path / "bundle").probes().languages) == {"de"}
+
+
+def test_a_held_out_text_may_hold_what_some_take_for_the_end_of_a_line(tmp_path):
+    pairs = [HeldOut("de", "one\u2028two", "eins\x85zwei"), HeldOut("de", "three", "drei")]
+    lines = [json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs]
+    (tmp_path / "held_out.jsonl").write_text("".join(lines), "utf-8")
+    assert _held_out(tmp_path / "held_out.jsonl") == pairs
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(run):

@@ -377,6 +377,18 @@ def test_with_a_gradient_cache_value_and_gradient_are_the_plain_ones(
     torch.testing.assert_close(cached_gradient, plain_gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_attention_between_words_is_not_rounded_with_the_encoder() -> None:
+    attention = torch.softmax(
+        torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0)), -1
+    )
+    words = torch.tensor([[-1, 0, 0, 1, 2, -1]] * 2)
+    units = word_units(words, torch.ones(2, 6), specials=2, units=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = word_attention(attention, units)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, word_attention(attention, units))
+
+
 def test_matryoshka_cuts_the_vectors_alone() -> None:
     encoder = an_encoder()
     objective = Objective(encoder, [Weighted("ear", a_method(encoder))], matryoshka=(4, WIDTH))

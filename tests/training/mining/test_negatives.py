@@ -172,7 +172,7 @@ def test_more_queries_than_are_asked_at_once_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"languages": ("de",)}, "no group of the data set has both"),
+        ({"languages": ("de",)}, "no group of the data set has a text to ask with"),
         ({"query_language": "xx"}, "no text in xx"),
         ({"roles": ("sentence", "passage")}, "set: no group has a sentence"),
     ],
@@ -186,8 +186,8 @@ def test_what_cannot_be_mined_is_said(changes: dict[str, object], message: str) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"first": 0}, "first = 0 and last = 100"),
-        ({"first": 9, "last": 8}, "no window of ranks"),
+        ({"first": 0}, "--ranks 0-100: the first rank is at least 1"),
+        ({"first": 9, "last": 8}, "the last not before it"),
         ({"count": 0}, "count = 0"),
         ({"share": 0.0}, "share = 0.0"),
         ({"share": 1.1}, "share = 1.1"),

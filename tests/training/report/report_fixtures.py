@@ -43,10 +43,10 @@ def run_folder(folder, *, gain=0.0):
     records.append({"step": 40, "kind": "evaluation", "xquad mono ndcg@10": 41.5})
     lines = [json.dumps(record) for record in records]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    sources = {
-        "sources": {"tatoeba <b>": {"rows": 1234, "licence": "CC-BY", "sha256": "0"}},
-        "languages": {"en": 900, "de": 400, "zh": 100},
-    }
+    sources = {"tatoeba <b>": {"rows": 1234, "licence": "CC-BY", "sha256": "0"}}
+    texts = {"sentence": {"en": 900, "de": 400, "zh": 100}, "query": {"de": 5}}
+    data = {"rows": {"read": 1400}, "sets": {"parallel": {"groups": 900, "texts": texts}}}
+    (folder / "data.json").write_text(json.dumps(data), "utf-8")
     (folder / "sources.json").write_text(json.dumps(sources), "utf-8")
     leaks = {"texts": 7, "by_benchmark": {"xquad": 7}, "examples": ["a", "b"]}
     (folder / "leaks.json").write_text(json.dumps(leaks), "utf-8")

@@ -39,7 +39,9 @@ def test_the_best_of_a_row_is_the_lowest_rank_distance_and_the_highest_score(tmp
 
 
 def test_training_texts_are_counted_by_language():
-    assert texts_by_language({"languages": {"de": 4}}) == {"de": 4}
+    texts = {"query": {"de": 4, "en": 1}, "passage": {"en": 2}}
+    sets = {"a": {"groups": 5, "texts": texts}, "b": {"groups": 1, "texts": {"query": {"de": 1}}}}
+    assert texts_by_language({"sets": sets}) == {"de": 5, "en": 3}
     assert texts_by_language({}) == {}
 
 

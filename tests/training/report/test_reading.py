@@ -9,7 +9,8 @@ def test_a_run_is_read_with_its_curves_sources_leaks_and_recipe(tmp_path):
     assert shown.is_run
     assert shown.name == "mine"
     assert len(shown.records) == 40
-    assert shown.sources["languages"]["de"] == 400
+    assert shown.sources["tatoeba <b>"]["rows"] == 1234
+    assert shown.data["rows"]["read"] == 1400
     assert shown.leaks["texts"] == 7
     assert shown.recipe["start"]["model"] == "first"
 
@@ -35,7 +36,7 @@ def test_another_json_file_is_refused(tmp_path):
 
 def test_a_run_without_optional_files_is_still_shown(tmp_path):
     folder = run_folder(tmp_path / "bare")
-    for name in ("metrics.jsonl", "sources.json", "leaks.json", "recipe.json"):
+    for name in ("metrics.jsonl", "data.json", "sources.json", "leaks.json", "recipe.json"):
         (folder / name).unlink()
     shown = read_shown(folder)
     assert shown.records == []

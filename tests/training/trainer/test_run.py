@@ -8,13 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import BertConfig, BertForMaskedLM
 
 from tests.training.conftest import write_pairs
+from tests.training.pretrained_fixtures import SHAPE, transformers_folder
 from training.benchmarks.files import BenchmarkMissing
 from training.checkpoint import CheckpointMismatch
 from training.config.evaluation import Evaluation
 from training.config.recipe import Recipe, Start, Stopping
 from training.data import read_corpus
+from training.mlm import MlmHead
 from training.model import ModelMissing
 from training.pretrained import open_pretrained
 from training.trainer.processes import TrainingFailed
@@ -164,6 +167,19 @@ def test_an_encoder_of_another_recipe_does_not_linger(recipe, data, tmp_path):
     assert json.loads((out / "encoder" / "config.json").read_text("utf-8"))["hidden_size"] == 16
 
 
+def test_best_weights_and_links_of_another_recipe_do_not_linger(recipe, data, tmp_path):
+    """An export would take the best ones that it finds."""
+    out = tmp_path / "run"
+    wilder = wild(stopping(recipe)).model_copy(update={"name": "other"})
+    with pytest.raises(TrainingFailed):
+        run(wilder, data, out)
+    assert (out / "best" / "model.safetensors").is_file()
+    (out / "links").mkdir()
+    run(recipe, data, out, stop_after_steps=1)
+    assert not (out / "best").exists()
+    assert not (out / "links").exists()
+
+
 def wild(recipe):
     return with_stage(recipe, learning_rate=1e25, warmup_steps=0, schedule="constant")
 
@@ -201,6 +217,18 @@ def test_an_encoder_that_exists_is_trained_on(recipe, data, whole, tmp_path):
     first = load_file(tmp_path / "run" / "encoder" / "model.safetensors")
     given_ = load_file(whole[0] / "encoder" / "model.safetensors")
     assert all(torch.equal(first[name], given_[name]) for name in given_)
+
+
+def test_the_head_of_a_masked_language_model_comes_along(recipe, data, tmp_path):
+    transformers_folder(tmp_path / "start")
+    model = BertForMaskedLM(BertConfig(**SHAPE, max_position_embeddings=64))
+    model.save_pretrained(tmp_path / "start")
+    start = Start(model=str(tmp_path / "start"), pooling="mean")
+    content = recipe.model_dump(exclude={"student", "vocabulary"}) | {"start": start.model_dump()}
+    run(Recipe.model_validate(content), data, tmp_path / "run", stop_after_steps=1)
+    head = MlmHead.of(open_pretrained(str(tmp_path / "run" / "encoder")).encoder.backbone)
+    assert head.pretrained
+    assert torch.equal(head.dense.weight, model.cls.predictions.transform.dense.weight)
 
 
 def test_matryoshka_must_name_the_full_width(recipe, data, tmp_path):
@@ -263,6 +291,14 @@ def test_training_stops_when_the_metric_stands_still_and_the_best_weights_are_ke
     again, said = run(stopping(recipe, min_gain=1000, patience=2), data, out, resume=True)
     assert "stopped after step 4" in said
     assert again.summary() == results.summary()
+
+
+def test_without_the_body_no_evaluation_is_the_best_or_the_last_one(recipe, data, tmp_path):
+    """What is kept and exported has the body, whatever the embeddings scored alone."""
+    rule = with_stage(stopping(recipe, min_gain=1000, patience=1), body=False)
+    _, said = run(rule, data, tmp_path / "run")
+    assert "step 2: ntrex" in said
+    assert "stopped after step 10" in said
 
 
 def test_an_interrupted_run_stops_where_the_uninterrupted_one_does(recipe, data, tmp_path):
