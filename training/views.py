@@ -21,7 +21,7 @@ from training.batch import Batch, Facts, View
 from training.config.batches import TextRole, Translation, Words
 from training.config.methods import Distillation, Ear
 from training.config.recipe import Stage
-from training.corpus import NOTHING, Corpus, Ids
+from training.corpus import NOTHING, Corpus, GroupTable, Ids
 from training.model import SentenceEncoder
 from training.perturbation import Perturbation
 from training.samplers.dealer import Plan
@@ -265,13 +265,26 @@ def _used(corpus: Corpus, stage: Stage) -> dict[TextRole, NDArray[np.bool_]]:
             for number, code in enumerate(corpus.languages)
             if not batches.languages or code in batches.languages
         ]
-        for role in sorted(roles):
-            found = used.setdefault(role, np.zeros(len(corpus.texts), dtype=np.bool_))
-            for name in batches.data:
-                if (texts := corpus.sets[name].texts.get(role)) is not None:
-                    chosen = texts[:, columns]
+        for name in batches.data:
+            table = corpus.sets[name]
+            dealt = _dealt(table, roles)
+            for role in sorted(roles):
+                found = used.setdefault(role, np.zeros(len(corpus.texts), dtype=np.bool_))
+                if (texts := table.texts.get(role)) is not None:
+                    chosen = texts[dealt][:, columns]
                     found[chosen[chosen != NOTHING]] = True
     return used
+
+
+def _dealt(table: GroupTable, roles: Collection[TextRole]) -> NDArray[np.bool_]:
+    """Groups that have a text in every role, and their hard negatives, [groups]."""
+    whole = np.ones(len(table), dtype=np.bool_)
+    for role in roles:
+        texts = table.texts.get(role)
+        whole &= False if texts is None else (texts != NOTHING).any(axis=1)
+    negatives = table.negatives[whole]
+    whole[negatives[negatives != NOTHING]] = True
+    return whole
 
 
 def _origin(view: str, planned: Collection[str]) -> str:

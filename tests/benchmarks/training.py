@@ -250,7 +250,7 @@ def parse_options() -> argparse.Namespace:
     options.add_argument("--data", type=Path, required=True, help="folder with qa/")
     options.add_argument("--rows", type=int, default=64, help="of a batch")
     options.add_argument("--epoch-rows", type=int, default=2048)
-    options.add_argument("--max-tokens", type=int, default=128)
+    options.add_argument("--max-tokens", type=int, default=256, help="the model's own limit")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--memory", type=int, help="only the peak of a step with so many rows")

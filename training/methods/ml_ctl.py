@@ -11,7 +11,9 @@ divided by tau:
     L       = mean of CZ over anchors + a L_MLM,    InfoNCE = softplus(CZ)
 
 Anchors are both languages' rows. Rows that mark the same word of the same sentence are no
-negatives of each other; other words of it are, which is what forces the word into the vector.
+negatives of each other; other words of it are. Our samplers never put a sentence into a batch twice,
+though, so what forces the word into the vector there, a sentence against itself with another word
+marked, is met only in batches that are made otherwise.
 """
 
 from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import TypeAlias, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config.batches import TextRole
+from training.config.batches import ENGLISH, TextRole
 from training.config.recipe import Stage
-from training.corpus import Corpus, GroupTable, Ids
+from training.corpus import NOTHING, Corpus, GroupTable, Ids
 from training.samplers.decks import Deck
 from training.samplers.layout import Layout, NothingToDeal
 
@@ -202,10 +202,24 @@ class Dealer:
         order = np.argsort(-longest, kind="stable")
         self._texts = {view: column[order] for view, column in texts.items()}
         self._groups = {view: column[order] for view, column in origins.items()}
-        keys = [self._corpus.keys[self._texts[view]] for view in self._layout.own]
-        batches = self._budget.cut(longest[order], np.stack([groups[order], *keys], axis=1))
+        batches = self._budget.cut(longest[order], self._labels(groups[order]))
         self._batches = [batches[place] for place in rng.permutation(len(batches))]
         self._block, self._before, self._drawn, self._next = block, before, drawn, 0
+
+    def _labels(self, groups: Ids) -> Ids:
+        """What no two rows of a batch may share, [rows, any number]: group, texts, and English.
+
+        A second translation of a sentence is in a group of its own; where neither row shows the
+        English, only the English of their groups tells that they mean the same.
+        """
+        keys = [self._corpus.keys[self._texts[view]] for view in self._layout.own]
+        english = self._corpus.languages.index(ENGLISH)
+        meanings = []
+        for role in {role for role, _ in self._layout.own.values()}:
+            texts = self._table.texts[role][groups, english]
+            alone = NOTHING - 1 - groups  # unlike any other
+            meanings.append(np.where(texts == NOTHING, alone, self._corpus.keys[texts]))
+        return np.stack([groups, *keys, *meanings], axis=1)
 
     def _rows(
         self, groups: Ids, languages: tuple[Ids, Ids], rng: np.random.Generator

@@ -106,6 +106,13 @@ def fingerprint_of(recipe: Recipe, corpus: Corpus) -> str:
     digest = hashlib.sha256(recipe.fingerprint().encode())
     for text in corpus.texts:
         digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    for name, table in corpus.sets.items():
+        digest.update(f"{name} {sorted(table.links.items())}".encode())
+        for numbers in (table.texts, table.targets):
+            for role in sorted(numbers):
+                digest.update(role.encode() + numbers[role].tobytes())
+        digest.update(table.negatives.tobytes())
+    digest.update(repr([list(target) for target in corpus.targets]).encode())
     return digest.hexdigest()
 
 

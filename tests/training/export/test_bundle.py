@@ -230,7 +230,7 @@ def test_optimums_bundle_passes_the_same_parity(tmp_path):
     [
         (Choices(precisions=("int8",)), "must name fp32"),
         (Choices(precisions=("fp32", "fp16"), exporter="optimum"), "fp16 needs torch's"),
-        (Choices(dimension=33), "--dimension 33: the vectors have 1 to 32"),
+        (Choices(dimension=33), "--dimension 33: the vectors can be cut to 1 to 32 dimensions"),
         (Choices(rank=1), "--remove-languages removes, which is not asked"),
     ],
 )

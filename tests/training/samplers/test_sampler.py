@@ -365,3 +365,14 @@ def test_languages_are_kept_to():
 def test_more_processes_than_rows_are_refused():
     with pytest.raises(NothingToDeal, match=r"rows = 8 cannot be shared by 9"):
         sampler_of(corpus_of(a=answers(40)), {"kind": "mono"}, processes=9)
+
+
+def test_two_translations_of_one_sentence_never_meet_even_where_no_row_shows_its_english():
+    # Groups 0 and 1, 2 and 3, ... have the same English and other words in German and Russian.
+    groups = [{"en": str(i // 2), "de": f"{i}", "ru": f"{i}"} for i in range(40)]
+    corpus = corpus_of(a={"sentence": groups})
+    feed = {"kind": "cross", "roles": ["sentence", "sentence"], "languages": ["de", "ru"]}
+    sampler = Sampler(corpus, stage_of(feed, rows=16), lengths_of(corpus), seed=[1])
+    for step in range(30):
+        meanings = sampler.plan(step).groups["query"] // 2
+        assert len(set(meanings.tolist())) == len(meanings)
