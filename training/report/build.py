@@ -88,12 +88,12 @@ def _pairs(columns: Sequence[Shown], baseline: Shown | None) -> Section:
 
 def _gains(columns: Sequence[Shown], baseline: Shown | None) -> Section:
     parts = []
-    for shown in columns if baseline else ():
+    for shown, held_against in [(shown, baseline) for shown in columns if baseline is not None]:
         for benchmark in _benchmarks(shown):
-            rows = gains_by_language(shown.results, baseline.results, benchmark)  # type: ignore[union-attr]  # checked
+            rows = gains_by_language(shown.results, held_against.results, benchmark)
             if rows:
                 metric = charts.main_metric(shown.results, benchmark)
-                title = f"{shown.name} − {baseline.name}: {benchmark} {metric} by language asked in"  # type: ignore[union-attr]  # noqa: RUF001
+                title = f"{shown.name} - {held_against.name}: {benchmark} {metric} by language"
                 parts.append(page.plot(charts.gains(title, rows)))
     note = (
         "Paired differences with 95 % bootstrap intervals; queries that belong to one passage are"
