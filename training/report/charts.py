@@ -73,7 +73,7 @@ def heat_map(
     if min(table.shape) < 2:  # noqa: PLR2004 - one row is no map
         return None
     span: dict[str, object] = {"colorscale": "Viridis"}
-    title = f"{benchmark}: {metric}"
+    title, written = f"{benchmark}: {metric}", ".0f"
     if against is not None:
         other_queries, other_candidates, other = pair_table(against, benchmark, metric)
         if (queries, candidates) != (other_queries, other_candidates):
@@ -81,13 +81,13 @@ def heat_map(
         table = table - other
         edge = float(np.nanmax(np.abs(table))) or 1.0
         span = {"colorscale": "RdBu", "zmid": 0.0, "zmin": -edge, "zmax": edge}
-        title = f"{benchmark}: gain in {metric}"
+        title, written = f"{benchmark}: gain in {metric}", "+.1f"
     figure = go.Figure(
         go.Heatmap(
             z=table,
             x=candidates,
             y=queries,
-            text=[["" if np.isnan(v) else f"{v:.0f}" for v in row] for row in table],
+            text=[["" if np.isnan(v) else f"{v:{written}}" for v in row] for row in table],
             texttemplate="%{text}",
             hovertemplate="query %{y} → candidates %{x}: %{z:.2f}<extra></extra>",
             **span,
@@ -144,7 +144,11 @@ def bias(columns: Sequence[Shown]) -> go.Figure | None:
 def curves(shown: Shown) -> go.Figure | None:
     """The parts of the loss, and what was measured during training."""
     losses = _series(shown, "train", skipped={"learning_rate", "tokens_per_second"})
-    scores = _series(shown, "evaluation", skipped=set())
+    scores = {
+        name: points
+        for name, points in _series(shown, "evaluation", skipped=set()).items()
+        if not name.endswith("rank_distance")  # thousands of ranks beside percents
+    }
     if not losses:
         return None
     columns = 2 if scores else 1

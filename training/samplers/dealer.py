@@ -67,6 +67,8 @@ class Budget:
     processes: int = 1
     """Every batch is trimmed to a multiple of so many rows. Batches are cut as for one process, so
     that any number of processes trains on the same ones, but for the trimmed rows."""
+    stage: str = ""
+    """Whose it is."""
 
     @classmethod
     def of(cls, stage: Stage, processes: int) -> "Budget":
@@ -80,7 +82,7 @@ class Budget:
                 f"stage {stage.name!r}: rows = {stage.rows} cannot be shared by {processes}"
                 " processes; raise rows"
             )
-        return cls(stage.rows, stage.tokens, processes)
+        return cls(stage.rows, stage.tokens, processes, stage.name)
 
     @property
     def least(self) -> int:
@@ -101,17 +103,21 @@ class Budget:
     def cut(self, lengths: Ids, labels: Ids) -> list[Ids]:
         """Batches of row numbers, longest texts first; no two rows of a batch share a label.
 
-        Rows that conflict wait for a later batch; what fits in none is left out.
+        Rows that conflict wait for a later batch; what fits in none is left out, and so is a
+        remainder of less than half a batch: its rows would have few negatives, and count as much.
 
         Args:
             lengths: Pieces of the longest text of each row, [rows], falling.
             labels: What must differ from row to row, [rows, any number].
         """
-        batches, waiting = [], np.arange(len(lengths))
+        batches: list[Ids] = []
+        waiting = np.arange(len(lengths))
         while len(waiting):
             size = self.size(int(lengths[waiting[0]]))
             chosen, waiting = _distinct(waiting, labels, size)
             if len(chosen) < SMALLEST:  # all others conflict with it
+                break
+            if batches and 2 * len(chosen) < size:
                 break
             batches.append(chosen)
         return batches
@@ -154,17 +160,16 @@ class Dealer:
         Raises:
             NothingToDeal: no rows ever fit together.
         """
+        most = 1
         for _ in range(PATIENCE):
             while self._next < len(self._batches):
-                rows = self._budget.trimmed(self._batches[self._next])
+                rows = self._batches[self._next]
+                most = max(most, len(rows))
                 self._next += 1
-                if len(rows):
+                if len(rows := self._budget.trimmed(rows)):
                     return self._plan(rows)
             self._open(self._block + 1, self._before + self._drawn)
-        raise NothingToDeal(
-            f"{self._layout.kind!r} batches of the data set {self._table.name!r}: no"
-            f" {self._budget.least} rows have all different groups and texts"
-        )
+        raise NothingToDeal(self._refusal(most))
 
     @property
     def position(self) -> Position:
@@ -176,6 +181,25 @@ class Dealer:
         if position["block"]:
             self._open(position["block"], np.array(position["dealt"], dtype=np.int64))
         self._next = position["next"]
+
+    def _refusal(self, most: int) -> str:
+        """Why nothing can be dealt where no more than `most` rows ever fit together."""
+        budget, there = self._budget, sum(len(deck.groups) for deck in self._decks)
+        if most >= SMALLEST:
+            change = f"raise tokens or start fewer than {budget.processes} processes"
+        elif self._block_rows < there:
+            change = (
+                f"raise rows, which draws more than {self._block_rows} rows at a time, or give the"
+                " set more distinct texts"
+            )
+        else:
+            change = "give the set more distinct texts, or leave it out of the stage's data"
+        return (
+            f"stage {budget.stage!r}, {self._layout.kind!r} batches of the data set"
+            f" {self._table.name!r}: rows = {budget.rows} asks for up to {budget.rows} rows, and at"
+            f" least {budget.least}, with all different groups and texts, and of its {there} rows"
+            f" no more than {most} go together within tokens = {budget.tokens}; {change}"
+        )
 
     def _start(self) -> None:
         self._block, self._next = 0, 0

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.samplers.corpora import corpus_of, lengths_of, parallel
+from tests.training.samplers.corpora import corpus_of, lengths_of, parallel, stage_of
 from training.config.batches import Mono
 from training.samplers.dealer import Budget, Dealer
 from training.samplers.decks import Deck, find_decks
@@ -35,12 +35,32 @@ def test_no_row_comes_again_before_all_came():
     assert (np.bincount(dealt, minlength=64) == 3).all()
 
 
-def test_rows_that_never_fit_together_are_an_error():
+def test_rows_that_never_fit_together_are_an_error_that_says_what_to_change():
     words = [{"en": "1"}, {"en": "1"}]
     corpus = corpus_of(a={"query": parallel(2, ("en",)), "passage": words})
     decks = [Deck(np.array([0, 1], dtype=np.int32), (0, 0))]
-    with pytest.raises(NothingToDeal, match="no 2 rows have all different groups and texts"):
-        dealer_of(corpus, decks).deal()
+    budget = Budget.of(stage_of({"kind": "mono"}), 1)
+    said = (
+        r"stage 'toy', 'mono' batches of the data set 'a': rows = 8 asks for up to 8 rows, and at"
+        r" least 2, with all different groups and texts, and of its 2 rows no more than 1 go"
+        r" together"
+    )
+    with pytest.raises(NothingToDeal, match=said) as found:
+        dealer_of(corpus, decks, budget).deal()
+    assert "processes" not in str(found.value)
+
+
+def test_more_processes_than_rows_that_go_together_are_named():
+    words = [{"en": str(word)} for word in (1, 1, 2)]
+    corpus = corpus_of(a={"query": parallel(3, ("en",)), "passage": words})
+    decks = [Deck(np.array([0, 1, 2], dtype=np.int32), (0, 0))]
+    budget = Budget.of(stage_of({"kind": "mono"}, tokens=90), 4)
+    said = (
+        r"least 4, .* of its 3 rows no more than 2 go together within tokens = 90.*"
+        r" raise tokens or start fewer than 4 processes"
+    )
+    with pytest.raises(NothingToDeal, match=said):
+        dealer_of(corpus, decks, budget).deal()
 
 
 @pytest.mark.parametrize(
@@ -55,18 +75,21 @@ def test_a_longer_text_makes_a_batch_smaller(longest, size):
     st.lists(st.tuples(st.integers(1, 50), st.integers(0, 12)), min_size=1, max_size=80),
     st.integers(2, 16),
 )
-def test_a_cut_loses_only_rows_that_fit_nowhere(rows, most):
+def test_a_cut_loses_only_rows_that_fit_nowhere_and_less_than_half_a_batch(rows, most):
+    budget = Budget(rows=most, tokens=200)
     lengths = np.array(sorted((length for length, _ in rows), reverse=True))
     labels = np.array([[label, number] for number, (_, label) in enumerate(rows)])
-    batches = Budget(rows=most, tokens=200).cut(lengths, labels)
+    batches = budget.cut(lengths, labels)
     dealt = np.concatenate([np.empty(0, dtype=np.int64), *batches])
     assert len(set(dealt.tolist())) == len(dealt)
     for batch in batches:
         assert len(set(labels[batch, 0].tolist())) == len(batch)
         assert 2 <= len(batch) <= most
         assert len(batch) == 2 or len(batch) * lengths[batch].max() <= 200
+        assert batch is batches[0] or 2 * len(batch) >= budget.size(int(lengths[batch].max()))
     left = np.setdiff1d(np.arange(len(rows)), dealt)
-    assert len(set(labels[left, 0].tolist())) < 2
+    together = len(set(labels[left, 0].tolist()))
+    assert together < 2 or (batches and 2 * together < budget.size(int(lengths[left].max())))
 
 
 def test_batches_too_small_for_the_processes_are_passed_over():
