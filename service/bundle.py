@@ -5,74 +5,42 @@ its graphs against the contract, before ONNX Runtime or the tokenizer read a byt
 """
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, Self, get_args
+from typing import Any, NoReturn, Self
 
-import numpy as np
 from pydantic import ValidationError
 
 from service.errors import BundleInvalid
-from service.manifest import MANIFEST, PROBES, TOKENIZER, Declaration, Manifest, Precision, space_id
+from service.golden import GoldenQuery, read_golden
+from service.manifest import (
+    GOLDEN,
+    MANIFEST,
+    PROBES,
+    TOKENIZER,
+    Declaration,
+    Manifest,
+    Precision,
+    space_id,
+)
 from service.onnx_graph import External, OnnxGraph, Port, read_graph
+from service.probes import Probes
 from service.sealed_folder import check_name, digest, list_files, write_atomically
-from service.types import Matrix, Role
 
 MEBIBYTE = 1 << 20
-SIZE_LIMITS = {MANIFEST: 4 * MEBIBYTE, TOKENIZER: 128 * MEBIBYTE, PROBES: 64 * MEBIBYTE}
+SIZE_LIMITS = {
+    MANIFEST: 4 * MEBIBYTE,
+    TOKENIZER: 128 * MEBIBYTE,
+    PROBES: 64 * MEBIBYTE,
+    GOLDEN: 4 * MEBIBYTE,
+}
 GRAPH_LIMIT = 2048 * MEBIBYTE - 1  # protobuf's own
 FILE_LIMIT = 32 * 1024 * MEBIBYTE
-PROBES_UNPACKED_LIMIT = 256 * MEBIBYTE
 
 INPUTS = {"input_ids", "attention_mask"}
 OUTPUT = "sentence_embedding"
 INT64, FLOAT32 = 7, 1  # onnx.TensorProto.INT64 and FLOAT, fixed by the format
-
-
-@dataclass(frozen=True)
-class Probes:
-    """Texts in every language of a bundle with the vectors that its maker saw, per precision."""
-
-    texts: list[str]
-    roles: list[Role]
-    languages: list[str]
-    vectors: Mapping[Precision, Matrix]
-
-    def save(self, path: Path) -> None:
-        """Write `probes.npz`; equal probes give equal bytes."""
-        arrays: dict[str, Any] = {
-            "texts": np.array(self.texts, dtype=np.str_),
-            "roles": np.array(self.roles, dtype=np.str_),
-            "languages": np.array(self.languages, dtype=np.str_),
-        }
-        for precision, matrix in sorted(self.vectors.items()):
-            arrays[f"vectors_{precision}"] = np.asarray(matrix, dtype=np.float32)
-        np.savez_compressed(path, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read `probes.npz`; `BundleInvalid` if it is damaged, too large or not of one length."""
-        try:
-            _check_unpacked_size(path)
-            with np.load(path, allow_pickle=False) as arrays:
-                texts = [str(text) for text in arrays["texts"]]
-                roles = [_role(str(role)) for role in arrays["roles"]]
-                languages = [str(language) for language in arrays["languages"]]
-                vectors: dict[Precision, Matrix] = {
-                    precision: arrays[f"vectors_{precision}"]
-                    for precision in get_args(Precision)
-                    if f"vectors_{precision}" in arrays
-                }
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, MemoryError) as error:
-            raise BundleInvalid(f"{path.name}: {error}") from error
-        if not len(texts) == len(roles) == len(languages):
-            raise BundleInvalid(f"{path.name}: texts, roles and languages differ in length")
-        for precision, matrix in vectors.items():
-            if matrix.dtype != np.float32 or matrix.ndim != 2 or len(matrix) != len(texts):  # noqa: PLR2004
-                raise BundleInvalid(f"{path.name}: vectors_{precision} is not float32 [texts, d]")
-        return cls(texts, roles, languages, vectors)
 
 
 @dataclass(frozen=True)
@@ -95,10 +63,7 @@ class Bundle:
         for name, expected in manifest.files.items():
             if (actual := digest(folder / name)) != expected:
                 raise BundleInvalid(f"{name}: SHA-256 is {actual}, {MANIFEST} says {expected}")
-        for precision, space in _spaces(folder, manifest, manifest.files, found).items():
-            if manifest.space[precision] != space:
-                stated = manifest.space[precision]
-                raise BundleInvalid(f"{MANIFEST}: space of {precision} is {space}, not {stated}")
+        _check_spaces(folder, manifest, found)
         return cls(folder, manifest)
 
     def path(self, name: str) -> Path:
@@ -119,6 +84,10 @@ class Bundle:
                     f"not {self.manifest.dimension}"
                 )
         return probes
+
+    def golden(self) -> list[GoldenQuery]:
+        """Queries with the passages that they must find; none where the bundle brings none."""
+        return read_golden(self.path(GOLDEN)) if GOLDEN in self.manifest.files else []
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -166,13 +135,36 @@ def write_bundle(folder: Path, **declared: Any) -> Bundle:
         raise BundleInvalid(f"{MANIFEST}: {_said(error)}") from error
     bundle = Bundle(folder, manifest)
     bundle.probes()
+    bundle.golden()
+    _write_manifest(folder, manifest)
+    return bundle
+
+
+def restate(folder: Path, **changes: Any) -> Bundle:
+    """Seal a bundle again, with some fields of `Declaration` changed that shape no vector.
+
+    Raises:
+        BundleInvalid: the bundle breaks the contract, or would; then it stays as it was.
+    """
+    old = Bundle.open(folder).manifest
+    try:
+        manifest = Manifest(**{**dict(old), **changes})
+    except ValidationError as error:
+        raise BundleInvalid(f"{MANIFEST}: {_said(error)}") from error
+    _check_spaces(folder, manifest, list_files(folder))
+    _write_manifest(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
+    if not manifest.compatible_with:  # younger than format 1, and few bundles have it
+        del fields["compatible_with"]
     try:
         text = json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise BundleInvalid(f"{MANIFEST}: {error}") from error
     write_atomically(folder / MANIFEST, text.encode() + b"\n")
-    return bundle
 
 
 def _check_sizes(found: Mapping[str, int], declared: Declaration) -> None:
@@ -181,6 +173,13 @@ def _check_sizes(found: Mapping[str, int], declared: Declaration) -> None:
         limit = SIZE_LIMITS.get(name, GRAPH_LIMIT if name in graphs else FILE_LIMIT)
         if size > limit:
             raise BundleInvalid(f"{name}: {size} bytes, more than {limit}")
+
+
+def _check_spaces(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    for precision, space in _spaces(folder, manifest, manifest.files, sizes).items():
+        if manifest.space[precision] != space:
+            stated = manifest.space[precision]
+            raise BundleInvalid(f"{MANIFEST}: space of {precision} is {space}, not {stated}")
 
 
 def _spaces(
@@ -233,20 +232,6 @@ def _weight_file(name: str, tensor: External, sizes: Mapping[str, int]) -> str:
             f"which has {sizes[file]}"
         )
     return file
-
-
-def _check_unpacked_size(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > PROBES_UNPACKED_LIMIT:
-        raise ValueError(f"unpacks to {size} bytes, more than {PROBES_UNPACKED_LIMIT}")
-
-
-def _role(role: str) -> Role:
-    for known in get_args(Role):
-        if role == known:
-            return known  # type: ignore[no-any-return]  # get_args is untyped
-    raise ValueError(f"role {role!r} is neither of {get_args(Role)}")
 
 
 def _refuse_constant(constant: str) -> NoReturn:

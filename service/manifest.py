@@ -25,6 +25,9 @@ from service.sealed_folder import check_name
 from service.types import Role
 
 MANIFEST, TOKENIZER, PROBES = "bundle.json", "tokenizer.json", "probes.npz"
+GOLDEN = "golden.jsonl"
+"""Optional: see `service.golden`."""
+
 DIMENSION_LIMIT = 65_536
 MAX_TOKENS_LIMIT = 131_072
 SAFE_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -37,6 +40,7 @@ SafeName: TypeAlias = Annotated[str, StringConstraints(pattern=SAFE_NAME.pattern
 FilePath: TypeAlias = Annotated[str, AfterValidator(check_name)]
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SpaceId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 def _full_dimension(fields: dict[str, Any]) -> list[int]:
@@ -67,6 +71,28 @@ class Provenance(_Record):
     tools: dict[str, str] = {}
 
 
+class Compatibility(_Record):
+    """A claim, measured: queries of this bundle find passages that an older one has embedded."""
+
+    space: SpaceId
+    """Of the older bundle."""
+    precision: Precision
+    """Of this bundle, by which the queries were embedded."""
+    ndcg: Annotated[dict[str, tuple[Share, Share]], Field(min_length=1)]
+    """By languages of query and passage, e.g. `de-en`: nDCG@10 in the older space alone, and of
+    the new queries in it."""
+    tolerance: Share
+    """No pair of languages may lose more."""
+    measured_on: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+    @model_validator(mode="after")
+    def _holds(self) -> Self:
+        for pair, (old, new) in self.ndcg.items():
+            if (lost := round(old - new, 6)) > self.tolerance:
+                raise ValueError(f"{pair} loses {lost}, more than {self.tolerance}")
+        return self
+
+
 class Declaration(_Record):
     """What the maker of a bundle says about it; the rest of the manifest is computed."""
 
@@ -81,6 +107,7 @@ class Declaration(_Record):
     languages: list[str] = []
     precisions: Annotated[dict[Precision, FilePath], Field(min_length=1)]
     evaluation: dict[str, Any] = {}
+    compatible_with: list[Compatibility] = []
     provenance: Provenance
 
     @field_validator("prompts")
@@ -104,6 +131,15 @@ class Declaration(_Record):
             raise ValueError(f"dimensions {self.dimensions} are not ascending and positive")
         if self.dimensions[-1] != self.dimension:
             raise ValueError(f"dimensions {self.dimensions} do not end at {self.dimension}")
+        return self
+
+    @model_validator(mode="after")
+    def _claims_are_of_graphs_that_are_there(self) -> Self:
+        for claim in self.compatible_with:
+            if claim.precision not in self.precisions:
+                raise ValueError(
+                    f"compatible_with: {claim.precision} is no precision of this bundle"
+                )
         return self
 
     @model_validator(mode="after")

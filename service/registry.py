@@ -4,13 +4,14 @@ Listing reads manifests alone; `find` and `by_space` verify the whole bundle.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle import Bundle, read_manifest
 from service.errors import BundleInvalid, ConfigurationError, InvalidInput, NotFound
 from service.manifest import MANIFEST, SAFE_NAME, Manifest, Precision
+from service.placing import changing, place_bundle, remove_bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,25 @@ class Registry:
         entries = self.list()
         fitting = [e for e in entries if e.name == name and (not slash or e.version == version)]
         if not fitting:
-            there = ", ".join(f"{entry.name}/{entry.version}" for entry in entries) or "none"
-            raise NotFound(f"no bundle {reference} in {self._root} (ISOGLOSS_MODELS_DIR): {there}")
+            raise self._missing(reference, entries)
         return _open(fitting[-1])
 
-    def by_space(self, space: str) -> tuple[Bundle, Precision]:
-        """A bundle whose vectors are of this space, and the precision that gives them."""
+    def entry(self, name: str, version: str) -> Entry:
+        """One version, sound or not, by its manifest alone; `NotFound` says which there are."""
+        entries = self.list()
+        for entry in entries:
+            if (entry.name, entry.version) == (name, version):
+                return entry
+        raise self._missing(f"{name}/{version}", entries)
+
+    def by_space(self, space: str, *, prefer: str = "") -> tuple[Bundle, Precision]:
+        """A bundle whose vectors are of this space, and the precision that gives them.
+
+        Of several it is the latest, or the one that is preferred, as `name/version`.
+        """
         reasons = []
-        for entry in reversed(self.list()):
+        entries = reversed(self.list())
+        for entry in sorted(entries, key=lambda each: f"{each.name}/{each.version}" != prefer):
             spaces = entry.manifest.space if entry.manifest else {}
             for precision, own in spaces.items():
                 if own != space:
@@ -69,7 +81,27 @@ class Registry:
                     reasons.append(error.detail)
         if reasons:
             raise BundleInvalid("; ".join(reasons))
-        raise NotFound(f"no bundle of space {space} in {self._root} (ISOGLOSS_MODELS_DIR)")
+        raise NotFound(f"no bundle of space {space} in the registry (ISOGLOSS_MODELS_DIR)")
+
+    def add(self, source: Path) -> Entry:
+        """Copy a bundle in; raises what `place_bundle` does."""
+        manifest = place_bundle(source, self._root).manifest
+        return self.entry(manifest.name, manifest.version)
+
+    def remove(self, name: str, version: str) -> None:
+        """Take a version out. An encoder that has it open keeps its files until it is closed.
+
+        Raises:
+            NotFound: there is no such version.
+            ConfigurationError: the registry cannot be written.
+        """
+        self.entry(name, version)
+        with changing(self._root):
+            remove_bundle(self.entry(name, version).folder, self._root)
+
+    def _missing(self, reference: str, entries: Sequence[Entry]) -> NotFound:
+        there = ", ".join(f"{entry.name}/{entry.version}" for entry in entries) or "none"
+        return NotFound(f"no bundle {reference} in the registry (ISOGLOSS_MODELS_DIR): {there}")
 
     def _places(self) -> Iterator[tuple[str, str | None]]:
         """Name and version of each candidate; no version where the bundle lies in `<name>/` itself."""
@@ -121,6 +153,10 @@ def _open(entry: Entry) -> Bundle:
 
 def _folders(folder: Path) -> Iterator[str]:
     """Sub-folders by name; hidden ones belong to whoever mounted or versioned the registry."""
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:  # removed just now
+        return
+    for path in paths:
         if path.is_dir() and not path.name.startswith("."):
             yield path.name

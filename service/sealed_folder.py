@@ -6,8 +6,9 @@ Nothing is followed and nothing is parsed here; it is what stands before every p
 import hashlib
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from service.errors import BundleInvalid
@@ -70,7 +71,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def copy_durably(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy these files of a folder into an empty one; when it returns, they have reached the disk."""
+    folders = {target}
+    for name in names:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, copy, follow_symlinks=False)
+        sync(copy)
+        folders.update(target / parent for parent in PurePosixPath(name).parents)
+    for folder in folders:
+        sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's bytes, or a folder's names, have reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

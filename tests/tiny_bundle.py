@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from service.bundle import Bundle, Probes, write_bundle
+from service.bundle import Bundle, write_bundle
+from service.probes import Probes
 from service.sealed_folder import digest
 
 PROVENANCE = {

@@ -1,18 +1,16 @@
 """The bundle: what opens, and what is refused before anything parses it."""
 
+import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from service.bundle import Bundle, Probes, read_manifest, write_bundle
+from service.bundle import Bundle, read_manifest, restate, write_bundle
 from service.encoder import Encoder
 from service.errors import BundleInvalid
-from tests.tiny_bundle import (
-    build_tiny_bundle,
-    declared,
-)
+from service.golden import GoldenQuery, write_golden
+from tests.tiny_bundle import build_tiny_bundle, declared
 
 
 @pytest.fixture
@@ -103,55 +101,41 @@ def test_a_bundle_is_also_a_plain_folder_of_other_files(folder):
         bundle.path("other.json")
 
 
-def probes(**changes) -> Probes:
-    fields = {
-        "texts": ["a", "b"],
-        "roles": ["query", "passage"],
-        "languages": ["en", "de"],
-        "vectors": {"fp32": np.eye(2, 16, dtype=np.float32)},
-    }
-    return Probes(**fields | changes)
-
-
-def test_probes_survive_a_round_trip_in_any_script(tmp_path):
-    texts = ["नदी", "河水 🌊"]
-    probes(texts=texts).save(tmp_path / "probes.npz")
-    loaded = Probes.load(tmp_path / "probes.npz")
-    assert loaded.texts == texts
-    assert loaded.roles == ["query", "passage"]
-    np.testing.assert_array_equal(loaded.vectors["fp32"], np.eye(2, 16))
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"texts": ["a"]}, "differ in length"),
-        ({"roles": ["query", "title"]}, "role 'title'"),
-        ({"vectors": {}}, "no vectors of fp32"),
-        ({"vectors": {"fp32": np.eye(3, 16)}}, r"not float32 \[texts, d\]"),
-        ({"vectors": {"fp32": np.zeros(2)}}, r"not float32 \[texts, d\]"),
-        ({"vectors": {"fp32": np.eye(2, 8)}}, "8 dimensions, not 16"),
-    ],
-)
-def test_probes_that_do_not_fit_are_refused(folder, changes, reason):
-    probes(**changes).save(folder / "probes.npz")
-    with pytest.raises(BundleInvalid, match=f"probes.npz: .*{reason}"):
-        write_bundle(folder, **declared())
-
-
-def test_probes_with_pickles_or_bombs_are_refused(folder, tmp_path):
-    path = folder / "probes.npz"
-    np.savez(path, texts=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(BundleInvalid, match=r"probes.npz: .*allow_pickle=False"):
-        Probes.load(path)
-    np.savez_compressed(path, texts=np.zeros(2**28 + 1, dtype=np.int8))
-    with pytest.raises(BundleInvalid, match=r"unpacks to 268435"):
-        Probes.load(path)
-    path.write_bytes(b"no zip")
-    with pytest.raises(BundleInvalid, match=r"probes.npz"):
-        Probes.load(path)
-
-
 def test_the_manifest_alone_is_read_without_touching_the_rest(folder):
     (folder / "model.onnx").write_bytes(b"broken")
     assert read_manifest(folder).name == "tiny"
+
+
+def test_golden_queries_are_files_of_the_bundle_that_shape_no_vector(folder):
+    space = Bundle.open(folder).manifest.space
+    assert Bundle.open(folder).golden() == []
+    queries = [GoldenQuery({"en": "a", "de": "b"}, {"fr": "c"})]
+    write_golden(folder / "golden.jsonl", queries)
+    with pytest.raises(BundleInvalid, match=r"golden.jsonl: not listed"):
+        Bundle.open(folder)
+    bundle = write_bundle(folder, **declared())
+    assert bundle.manifest.space == space
+    assert Bundle.open(folder).golden() == queries
+
+
+def test_golden_queries_that_cannot_be_read_are_not_sealed(folder):
+    (folder / "golden.jsonl").write_text('{"query": {"en": "a"}}\n')
+    with pytest.raises(BundleInvalid, match=r"golden.jsonl:1: not an object"):
+        write_bundle(folder, **declared())
+    assert not (folder / "bundle.json").exists()
+
+
+def test_a_bundle_can_be_stated_again_but_not_with_other_vectors(folder):
+    before = Bundle.open(folder).manifest
+    again = restate(folder, version="2", languages=["en"])
+    assert Bundle.open(folder) == again
+    assert (again.manifest.version, again.manifest.languages) == ("2", ["en"])
+    assert again.manifest.space == before.space
+    for change in ({"prompts": {"query": "q: "}}, {"pooling": "cls"}, {"version": "/"}):
+        with pytest.raises(BundleInvalid, match=r"bundle.json: (space of fp32|version)"):
+            restate(folder, **change)
+    assert Bundle.open(folder) == again
+
+
+def test_a_manifest_without_a_claim_is_written_as_it_always_was(folder):
+    assert "compatible_with" not in json.loads((folder / "bundle.json").read_text())

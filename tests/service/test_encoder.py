@@ -17,9 +17,10 @@ from tokenizers import (
     trainers,
 )
 
-from service.bundle import Bundle, Probes, write_bundle
+from service.bundle import Bundle, write_bundle
 from service.encoder import FIRST_CAP, LAST_CAP, MARGIN, Encoder, cut
 from service.errors import BundleInvalid, ConfigurationError, EngineFailure, InvalidInput
+from service.probes import Probes
 from service.types import Tokens
 from tests.tiny_bundle import (
     PROBE_TEXTS,

@@ -151,6 +151,49 @@ def test_whatever_shapes_a_vector_changes_the_space(folder, changes):
     assert write_bundle(folder, **declared(**changes)).manifest.space["fp32"] != before
 
 
+CLAIM = {
+    "space": "0" * 32,
+    "precision": "fp32",
+    "ndcg": {"de-en": [0.9, 0.89], "en-en": [1.0, 1.0]},
+    "tolerance": 0.02,
+    "measured_on": "golden.jsonl of tiny/1",
+}
+
+
+def test_a_claim_of_compatible_spaces_is_kept_and_changes_no_space(folder):
+    before = Bundle.open(folder).manifest
+    assert before.compatible_with == []
+    write_bundle(folder, **declared(compatible_with=[CLAIM]))
+    (claim,) = Bundle.open(folder).manifest.compatible_with
+    assert claim.ndcg == {"de-en": (0.9, 0.89), "en-en": (1.0, 1.0)}
+    assert claim.model_dump(mode="json") == CLAIM
+    assert Bundle.open(folder).manifest.space == before.space
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ndcg": {"de-en": [0.9, 0.87]}}, "de-en loses 0.03, more than 0.02"),
+        ({"ndcg": {}}, "ndcg"),
+        ({"ndcg": {"de-en": [0.9]}}, "ndcg"),
+        ({"ndcg": {"de-en": [90.0, 90.0]}}, "less than or equal to 1"),
+        ({"space": "xyz"}, "space"),
+        ({"precision": "int4"}, "precision"),
+        ({"precision": "int8"}, "int8 is no precision of this bundle"),
+        ({"tolerance": -0.1}, "tolerance"),
+        ({"measured_on": ""}, "measured_on"),
+        ({"by": "me"}, "by"),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_refused(folder, changes, reason):
+    with pytest.raises(BundleInvalid, match=f"compatible_with.*{reason}"):
+        write_bundle(folder, **declared(compatible_with=[CLAIM | changes]))
+    build_tiny_bundle(folder)
+    edit_manifest(folder, compatible_with=[CLAIM | changes])
+    with pytest.raises(BundleInvalid, match=f"compatible_with.*{reason}"):
+        Bundle.open(folder)
+
+
 def test_every_shaping_file_changes_the_space_and_no_other(tmp_path):
     def space(**options) -> str:
         number = len(list(tmp_path.iterdir()))

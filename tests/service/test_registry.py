@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 
+from service.encoder import Encoder
 from service.errors import BundleInvalid, ConfigurationError, InvalidInput, NotFound
+from service.placing import LOCK
 from service.registry import Registry, natural
 from tests.tiny_bundle import build_tiny_bundle
 
@@ -124,3 +126,61 @@ def test_versions_sort_as_people_count():
     shuffled = versions[:]
     random.Random(0).shuffle(shuffled)
     assert sorted(shuffled, key=natural) == versions
+
+
+def test_a_bundle_that_is_added_is_an_entry(root, tmp_path):
+    registry = Registry(root)
+    entry = registry.add(build_tiny_bundle(tmp_path / "new", name="new", seed=7).folder)
+    assert (entry.name, entry.version, entry.folder) == ("new", "1", root / "new" / "1")
+    assert registry.entry("new", "1") == entry
+    assert registry.find("new").manifest == entry.manifest
+
+
+def test_an_entry_that_is_not_there_is_answered_with_what_there_is(root):
+    with pytest.raises(NotFound, match=re.escape("no bundle tiny/2 in")):
+        Registry(root).entry("tiny", "2")
+    with pytest.raises(NotFound, match=re.escape("flat/3, tiny/1.9, tiny/1.10")):
+        Registry(root).entry("..", "tiny")
+
+
+def test_a_registry_that_cannot_be_written_still_knows_what_it_holds(root, tmp_path):
+    other = build_tiny_bundle(tmp_path / "new", name="new").folder
+    (root / LOCK).mkdir()  # nobody can open it for writing, not even root
+    registry = Registry(root)
+    assert registry.add(root / "tiny" / "1.9").version == "1.9"
+    for change in (lambda: registry.add(other), lambda: registry.remove("tiny", "1.9")):
+        with pytest.raises(ConfigurationError, match=r"ISOGLOSS_MODELS_DIR\) cannot be written"):
+            change()
+    assert registry.find("tiny/1.9")
+
+
+def test_a_removed_version_is_gone_and_the_others_stay(root):
+    registry = Registry(root)
+    registry.remove("tiny", "1.10")
+    assert registry.find("tiny").manifest.version == "1.9"
+    registry.remove("tiny", "1.9")
+    assert not (root / "tiny").exists()
+    registry.remove("flat", "3")
+    assert registry.list() == []
+    assert (root / "README.md").is_file()
+    with pytest.raises(NotFound, match=r"no bundle flat/3 in .*: none"):
+        registry.remove("flat", "3")
+
+
+def test_an_open_encoder_outlives_its_files(root):
+    registry = Registry(root)
+    encoder = Encoder.open(registry.find("flat"), threads=1)
+    registry.remove("flat", "3")
+    assert encoder.infer(encoder.tokenize(["still here"], "query")).shape == (1, 16)
+
+
+def test_what_is_no_bundle_can_be_removed_and_of_a_link_only_the_link(root, tmp_path):
+    outside = build_tiny_bundle(tmp_path / "outside", name="link").folder
+    (root / "link").symlink_to(outside, target_is_directory=True)
+    (root / "tiny" / "2").mkdir()
+    registry = Registry(root)
+    registry.remove("link", "")
+    registry.remove("tiny", "2")
+    assert not (root / "link").is_symlink()
+    assert not (root / "tiny" / "2").exists()
+    assert (outside / "bundle.json").is_file()

@@ -8,6 +8,7 @@ import pytest
 
 from service.bundle import Bundle
 from service.errors import BundleInvalid
+from service.sealed_folder import copy_durably, list_files
 from tests.tiny_bundle import (
     build_tiny_bundle,
 )
@@ -63,3 +64,14 @@ def test_an_extra_file_is_refused_at_any_depth(folder):
     (folder / "1_Pooling" / "config.json").write_text("{}")
     with pytest.raises(BundleInvalid, match=r"1_Pooling/config.json: not listed"):
         Bundle.open(folder)
+
+
+def test_a_copy_has_the_files_that_were_named_and_no_others(folder, tmp_path):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    target = tmp_path / "copy"
+    target.mkdir()
+    copy_durably(folder, target, ["model.onnx", "1_Pooling/config.json"])
+    assert list_files(target) == {"model.onnx": (folder / "model.onnx").stat().st_size,
+                                  "1_Pooling/config.json": 2}  # fmt: skip
+    assert (target / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
