@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import typer
 
+from service.errors import ServiceError
+from training.commands.compatible import compatible
 from training.commands.evaluate import evaluate
 from training.commands.export import export
 from training.commands.import_model import import_model
 from training.commands.mine import mine
+from training.commands.publish import publish
 from training.commands.report import report
 from training.commands.terminal import console, missing_packages
 from training.commands.train import train
@@ -22,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (train, mine, evaluate, report, export, import_model):
+for command in (train, mine, evaluate, report, export, import_model, publish, compatible):
     app.command()(command)
 
 
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of `isogloss-train`; what a user can put right is said without a traceback."""
     try:
         app(arguments)
-    except (RecipeInvalid, ValueError, RuntimeError, OSError) as error:
+    except (RecipeInvalid, ServiceError, ValueError, RuntimeError, OSError) as error:
         console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 

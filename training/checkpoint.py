@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 MODEL, STATE, PROGRESS = "model.safetensors", "state.pt", "progress.json"
+Kept: TypeAlias = Literal["best", "last"]
+Weights: TypeAlias = Literal["auto", "best", "last"]
+"""Which of a run's weights are wanted; `auto`: the best ones if early stopping kept some."""
 
 
 class CheckpointMismatch(ValueError):
@@ -69,7 +72,7 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """Rows read and left out, and how many texts each data set has, by role and language."""
+        """Rows read and left out, texts of each data set by role and language, other files' hashes."""
         return self.path / "data.json"
 
     @property
@@ -105,6 +108,12 @@ class RunFolder:
         """The best weights by the recipe's `stopping`, which no run goes on from."""
         return Checkpoint(self.path / "best")
 
+    def kept(self, wanted: Weights) -> "tuple[Kept, Checkpoint]":
+        """Where the weights that are wanted lie, and whether they are the best or the last ones."""
+        if wanted == "best" or (wanted == "auto" and self.best.exists):
+            return "best", self.best
+        return "last", self.checkpoint
+
 
 class Checkpoint:
     """The latest of a run's checkpoints, in one folder."""
@@ -112,6 +121,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._old = folder.with_name(folder.name + ".old")
+        self._partial = folder.with_name(folder.name + ".partial")
 
     @property
     def folder(self) -> Path:
@@ -136,7 +146,7 @@ class Checkpoint:
         Raises:
             CheckpointFailed: the disk is full, or the folder cannot be written.
         """
-        partial = self._folder.with_name(self._folder.name + ".partial")
+        partial = self._partial
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -154,6 +164,11 @@ class Checkpoint:
                 f"step {progress.step}: {self._folder} cannot be written ({error}); the last"
                 f" checkpoint is intact ({kept}): free space below --out and add --resume"
             ) from error
+
+    def discard(self) -> None:
+        """Remove it, with what a crash may have left beside it."""
+        for folder in (self._folder, self._old, self._partial):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def progress(self) -> Progress:

@@ -58,7 +58,8 @@ class Corpus:
     """English first."""
     sets: Mapping[str, GroupTable]
     targets: Sequence[Sequence[int]]
-    """English texts whose teacher vectors' normalised mean is a target."""
+    """English texts whose teacher vectors' normalised mean is a target; the groups that have it
+    have the texts in roles with one prompt."""
     held_out: Sequence[HeldOut]
     facts: Mapping[str, object]
     """For the run's folder: sources with licence, rows and hash, rows refused, leaks found."""

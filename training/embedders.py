@@ -17,8 +17,9 @@ from service.errors import ServiceError
 from service.manifest import Precision
 from service.types import Matrix, Role
 from training.batch import View
+from training.checkpoint import Weights
 from training.model import Device, choose_device
-from training.pretrained import Pretrained, Which, open_pretrained, open_run
+from training.pretrained import Pretrained, open_pretrained, open_run
 from training.remote import ServiceEmbedder
 from training.sentence_folder import Pooling
 
@@ -122,6 +123,7 @@ class TorchEmbedder:
             "prompts": dict(model.prompts),
             "max_tokens": model.max_tokens,
             "by_cosine": model.by_cosine,
+            **({"weights": model.weights} if model.weights else {}),
         }
 
     def __call__(self, texts: Sequence[str], role: Role) -> Matrix:
@@ -209,15 +211,15 @@ def open_embedder(
     precision: str | None = None,
     threads: int = 1,
     device: Device = "auto",
-    which: Which = "checkpoint",
+    weights: Weights = "auto",
     pooling: Pooling | None = None,
     prompts: Mapping[Role, str] | None = None,
     api_key: str | None = None,
 ) -> Embedder:
     """Open a model by folder, `package:NAME/FOLDER`, hub id, or `http(s)://` address.
 
-    `precision` is fp32 if not given (bundles: fp32, fp16, int8; torch: fp32, bf16, fp16); `which`
-    is of a run, `pooling` and `prompts` of models that do not say their own, `api_key` of a service.
+    `precision` is fp32 if not given (bundles: fp32, fp16, int8; torch: fp32, bf16, fp16); `weights`
+    are a run's, `pooling` and `prompts` of models that do not say their own, `api_key` of a service.
 
     Raises:
         EmbedderInvalid: an option that this kind of model does not have, or a broken bundle.
@@ -237,7 +239,7 @@ def open_embedder(
             "--pooling": pooling is not None and (is_remote or is_bundle or is_run),
             "--query-prompt and --passage-prompt": prompts is not None
             and (is_remote or is_bundle or is_run),
-            "--which best": which != "checkpoint" and not is_run,
+            "--weights": weights != "auto" and not is_run,
         },
     )
     if is_remote:
@@ -254,7 +256,7 @@ def open_embedder(
         )
     torch.set_num_threads(threads)
     model = (
-        open_run(folder, which)
+        open_run(folder, weights)
         if is_run
         else open_pretrained(spec, pooling=pooling, prompts=prompts)
     )

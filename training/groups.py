@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args
 
+from service.types import Role
 from training.config.batches import TextRole
 
 Links: TypeAlias = tuple[tuple[int, int], ...]
 """Word links between two texts, as pairs of word numbers from 0 (Pharaoh's `i-j`)."""
 Texts: TypeAlias = Mapping[TextRole, Mapping[str, str]]
 ROLES: tuple[TextRole, ...] = get_args(TextRole)
+PROMPTED: dict[TextRole, Role] = {"query": "query", "passage": "passage", "sentence": "query"}
+"""Whose prompt a text has. Two sentences are alike in role, and E5's advice for such pairs is the
+query's prompt on both."""
 _KEYS = frozenset({"id", "texts", "source", "negatives", "links", "taught"})
 
 

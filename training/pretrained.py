@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from huggingface_hub import metadata_load, metadata_save, snapshot_download
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, normalizers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedTokenizerFast
 
 from service.types import Role
+from training.checkpoint import RunFolder, Weights
 from training.model import ModelMissing, SentenceEncoder
 from training.sentence_folder import (
     MODULES,
@@ -46,7 +47,6 @@ PACKAGE = "package:"
 WEIGHTS = "model.safetensors"
 TOKENIZER, TOKENIZER_SETTINGS, CARD = "tokenizer.json", "tokenizer_config.json", "README.md"
 UNSTATED = "unstated"
-Which: TypeAlias = Literal["checkpoint", "best"]
 
 WITH_POOLER = {"bert", "roberta", "xlm-roberta", "mpnet"}
 FAMILIES = WITH_POOLER | {"modernbert", "distilbert"}
@@ -85,6 +85,8 @@ class Pretrained:
     """As its card or manifest names them; empty where they do not."""
     folder: Path | None = None
     """Where its tokenizer and weights were read."""
+    weights: str = ""
+    """Of a run: `best` or `last`."""
 
 
 def open_pretrained(
@@ -135,26 +137,30 @@ def open_pretrained(
     )
 
 
-def open_run(run: Path, which: Which = "checkpoint") -> Pretrained:
-    """The encoder of a run as its last or its best checkpoint has it.
+def open_run(path: Path, weights: Weights = "auto") -> Pretrained:
+    """The encoder of a run with its best or its last weights.
 
     Raises:
-        ModelMissing: the run has no such checkpoint.
+        ModelMissing: the run has no such weights.
     """
-    found = [run / which, run / f"{which}.old"]
-    weights = next((folder / WEIGHTS for folder in found if (folder / WEIGHTS).is_file()), None)
-    if weights is None or not (run / "encoder").is_dir():
-        raise ModelMissing(f"{run} holds no {which}: it is no folder of a run, or none was saved")
-    opened = open_pretrained(str(run / "encoder"))
-    opened.encoder.load_state_dict(load_file(weights))
-    recipe = json.loads((run / "recipe.json").read_text("utf-8"))
-    before = _card(run / "encoder" / CARD).get("base_model", opened.name)
+    run = RunFolder(path)
+    kept, checkpoint = run.kept(weights)
+    if not checkpoint.exists or not run.encoder.is_dir():
+        raise ModelMissing(
+            f"{path} holds no {kept} weights (--weights {weights}): it is no folder of a run, or"
+            " none were saved"
+        )
+    opened = open_pretrained(str(run.encoder))
+    opened.encoder.load_state_dict(load_file(checkpoint.weights))
+    recipe = json.loads(run.recipe.read_text("utf-8"))
+    before = _card(run.encoder / CARD).get("base_model", opened.name)
     return replace(
         opened,
         name=recipe["name"],
         revision=recipe["version"],
         licence=recipe["licence"],
         base=f"{before} ({opened.licence})",
+        weights=kept,
     )
 
 

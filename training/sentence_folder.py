@@ -179,8 +179,8 @@ def _prompts(path: Path, settings: Mapping[str, Any]) -> dict[Role, str]:
     if others and not named.keys() & {"query", *ROLE_NAMES["passage"]}:
         raise ModelUnsupported(
             f"{path}: its prompts are {', '.join(others)}, and none is for a query or a passage:"
-            " say which text goes before each (--query-prompt and --passage-prompt, or start.prompts"
-            " in a recipe)"
+            " say which text goes before each (--query-prompt and --passage-prompt, or"
+            " start.prompts or teacher.prompts in a recipe)"
         )
     return found
 

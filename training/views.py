@@ -22,6 +22,7 @@ from training.config.batches import TextRole, Translation, Words
 from training.config.methods import Distillation, Ear
 from training.config.recipe import Stage
 from training.corpus import NOTHING, Corpus, GroupTable, Ids
+from training.groups import PROMPTED
 from training.model import SentenceEncoder
 from training.perturbation import Perturbation
 from training.samplers.dealer import Plan
@@ -30,9 +31,6 @@ from training.samplers.sampler import Positions, Sampler
 from training.vocabulary import Pieces, TokenTable
 from training.word_views import WordViews
 
-PROMPTED: dict[TextRole, Role] = {"query": "query", "passage": "passage", "sentence": "query"}
-"""Whose prompt a text has. Two sentences are alike in role, and E5's advice for such pairs is the
-query's prompt on both."""
 TAUGHT = ("query", "positive", "cross_query")
 DROPOUT, CORRUPTION = 3, 4
 """Begin the seeds of what is drawn here; a sampler's begin with other numbers."""

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from tests.training.pretrained_fixtures import teacher_folder
 from training.config.recipe import Recipe
 
 WORDS = {
@@ -114,38 +112,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random English encoder, wider than the student."""
-    folder = tmp_path_factory.mktemp("teacher")
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "who",
-        *COLOURS["en"],
-        *(w for ws in WORDS["en"] for w in ws),
-    ]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.enable_padding(length=128)  # as all-MiniLM's file does: it must be switched off
-    tokenizer.enable_truncation(128)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(3)
-    shape = BertConfig(
-        vocab_size=len(words),
-        hidden_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
-    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
-    return folder
+    words = ["who", *COLOURS["en"], *(w for ws in WORDS["en"] for w in ws)]
+    return teacher_folder(tmp_path_factory.mktemp("teacher"), words)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tiny encoders of three families, random, over a tokenizer that spells every byte."""
+"""Tiny encoders of three families, random, over a tokenizer that spells every byte; a teacher."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,12 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+
+from tests.training.word_fixtures import BERT, small_encoder, word_tokenizer
+from training.checkpoint import Progress, RunFolder
+from training.model import SentenceEncoder
+from training.pretrained import Pretrained, save_pretrained
+from training.vocabulary import Pieces
 
 SPECIAL = {
     "bert": ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"),
@@ -57,6 +63,43 @@ def backbone(family: str = "bert", *, seed: int = 0):
         **SHAPE, **ids, bos_token_id=1, eos_token_id=2, max_position_embeddings=64
     )
     return ModernBertModel(config)
+
+
+def spelling_model(*, max_tokens: int = 48, **said) -> Pretrained:
+    """The BERT one, opened; `said` replaces what is known of it."""
+    known = {"prompts": {"query": "", "passage": ""}, "name": "origin", "licence": "mit", **said}
+    return Pretrained(
+        encoder=SentenceEncoder(backbone()).eval(),
+        pieces=Pieces.of(spelling_tokenizer(), max_tokens),
+        max_tokens=max_tokens,
+        **known,
+    )
+
+
+def saved_run(folder: Path, start: Pretrained, recipe: dict[str, object], **kept) -> Path:
+    """A run's folder with the encoder that it began with; `kept`: encoders by `last` and `best`."""
+    save_pretrained(folder / "encoder", start)
+    write_json(folder / "recipe.json", recipe)
+    for name, encoder in kept.items():
+        run = RunFolder(folder)
+        (run.best if name == "best" else run.checkpoint).save(
+            encoder, None, Progress("made by hand")
+        )
+    return folder
+
+
+def teacher_folder(folder: Path, words: list[str], *, positions: int = 128) -> Path:
+    """A random encoder of words, wider than any student, in a plain transformers folder."""
+    tokenizer = word_tokenizer(words, special=BERT[:4], cut=pre_tokenizers.Whitespace())
+    tokenizer.enable_padding(length=positions)  # as all-MiniLM's file does: it must be switched off
+    tokenizer.enable_truncation(positions)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    shape = {"num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.2}
+    shape |= {"hidden": 48, "layers": 1, "seed": 3, "max_position_embeddings": positions}
+    small_encoder(tokenizer.get_vocab_size(), **shape).backbone.save_pretrained(folder)
+    return folder
 
 
 def transformers_folder(folder: Path, family: str = "bert", *, seed: int = 0) -> Path:

@@ -37,6 +37,19 @@ def test_what_was_saved_comes_back(tmp_path):
     assert load_file(checkpoint.weights).keys() == {"weight", "bias"}
 
 
+def test_what_a_gpu_saved_comes_back_on_the_cpu(tmp_path, monkeypatch):
+    """A file says on which device each of its tensors was, and is read there if nobody objects."""
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:99")
+        checkpoint, model = Checkpoint(tmp_path / "checkpoint"), nn.Linear(2, 2)
+        checkpoint.save(model, {"moments": torch.arange(3)}, Progress("a"))
+    with pytest.raises(RuntimeError, match=r"(?i)cuda"):
+        torch.load(tmp_path / "checkpoint" / "state.pt", weights_only=True)
+    state = checkpoint.load(model, recipe="a")
+    assert state["moments"].device == torch.device("cpu")
+    assert state["moments"].tolist() == [0, 1, 2]
+
+
 def test_weights_that_share_memory_are_saved_too(tmp_path):
     model = nn.ModuleDict({"one": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
     model["other"].weight = model["one"].weight

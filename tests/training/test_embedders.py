@@ -1,12 +1,13 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel
+from tokenizers import pre_tokenizers
 
 from service.encoder import Encoder
+from tests.training.pretrained_fixtures import saved_run
+from tests.training.word_fixtures import BERT, small_encoder, word_tokenizer
 from training.embedders import (
     BundleEmbedder,
     EmbedderInvalid,
@@ -14,7 +15,6 @@ from training.embedders import (
     batches,
     open_embedder,
 )
-from training.model import SentenceEncoder
 from training.pretrained import Pretrained, save_pretrained
 from training.vocabulary import Pieces
 
@@ -24,25 +24,12 @@ TEXTS = ["the river rises", "a", "весной река поднимается �
 @pytest.fixture(scope="module")
 def pretrained():
     """A random encoder of two layers over single characters, with prompts."""
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *" abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    shape = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        initializer_range=0.5,
-    )
+    letters, cut = " abcdefghijklmnopqrstuvwxyz", pre_tokenizers.Split("", "isolated")
+    pieces = Pieces.of(word_tokenizer(letters, special=BERT[:4], cut=cut), 24)
+    shape = {"max_position_embeddings": 24, "initializer_range": 0.5}
     return Pretrained(
-        encoder=SentenceEncoder(BertModel(shape, add_pooling_layer=False)).eval(),
-        pieces=Pieces.of(tokenizer, 24),
+        encoder=small_encoder(pieces.size, dropout=0.1, **shape).eval(),
+        pieces=pieces,
         prompts={"query": "q ", "passage": ""},
         max_tokens=24,
         name="tiny",
@@ -128,20 +115,17 @@ def test_an_encoder_in_training_stays_in_training_but_embeds_without_dropout(pre
 
 
 def test_a_run_gives_its_last_or_its_best_checkpoint(pretrained, tmp_path):
-    save_pretrained(tmp_path / "encoder", pretrained)
-    (tmp_path / "recipe.json").write_text('{"name": "toy", "version": "2", "licence": "CC0-1.0"}')
-    weights = pretrained.encoder.state_dict()
-    for which, factor in (("checkpoint", 1.0), ("best", 0.5)):
-        (tmp_path / which).mkdir()
-        save_file(
-            {k: v * factor for k, v in weights.items()}, tmp_path / which / "model.safetensors"
-        )
-    last = open_embedder(str(tmp_path))
-    assert last.name == "toy@2"
+    halved = copy.deepcopy(pretrained.encoder)
+    halved.load_state_dict({k: v * 0.5 for k, v in pretrained.encoder.state_dict().items()})
+    recipe = {"name": "toy", "version": "2", "licence": "CC0-1.0"}
+    saved_run(tmp_path, pretrained, recipe, last=pretrained.encoder, best=halved)
+    last = open_embedder(str(tmp_path), weights="last")
+    assert (last.name, last.facts["weights"]) == ("toy@2", "last")
     assert last(TEXTS, "query") == pytest.approx(
         TorchEmbedder(pretrained)(TEXTS, "query"), abs=1e-6
     )
-    best = open_embedder(str(tmp_path), which="best")
+    best = open_embedder(str(tmp_path))
+    assert best.facts["weights"] == "best"
     assert np.abs(best(TEXTS, "query") - last(TEXTS, "query")).max() > 0.01
 
 
@@ -150,7 +134,7 @@ def test_a_run_gives_its_last_or_its_best_checkpoint(pretrained, tmp_path):
     [
         ({"precision": "int8"}, "precision int8: torch has fp32, bf16, fp16"),
         ({"api_key": "k"}, "no use for --api-key"),
-        ({"which": "best"}, "no use for --which best"),
+        ({"weights": "best"}, "no use for --weights"),
     ],
 )
 def test_an_option_that_a_folder_has_no_use_for_is_refused(folder, options, message):

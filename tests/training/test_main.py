@@ -10,7 +10,9 @@ from training.__main__ import app, main
 from training.commands.terminal import missing_packages
 
 runner = CliRunner()
-COMMANDS = ("train", "mine", "evaluate", "report", "export", "import-model")
+COMMANDS = (
+    "train", "mine", "evaluate", "report", "export", "import-model", "publish", "compatible",
+)  # fmt: skip
 
 
 def run(*arguments):
@@ -47,6 +49,14 @@ def test_a_mistake_is_said_in_one_line_without_a_traceback(tmp_path, capsys):
     assert run("train", tmp_path / "no.toml", "--data", tmp_path) == 1
     said = capsys.readouterr().err
     assert "no.toml: No such file or directory" in said.replace("\n", "")
+    assert "Traceback" not in said
+
+
+def test_what_the_service_s_own_code_refuses_is_said_in_one_line_too(tmp_path, capsys):
+    (tmp_path / "bundle.json").write_text("{}")
+    assert run("publish", tmp_path, "--registry", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "error: bundle.json: format None" in said
     assert "Traceback" not in said
 
 

@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer
 from transformers import (
-    BertConfig,
-    BertModel,
     DistilBertConfig,
     DistilBertModel,
     ModernBertConfig,
     ModernBertModel,
+    PreTrainedModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
 
+from tests.training.word_fixtures import small_encoder, word_tokenizer
 from training.batch import View
 from training.config.recipe import Backbone
 from training.model import DeviceMissing, SentenceEncoder, choose_device, embed, new_student
@@ -22,10 +22,8 @@ IDS, MASK = torch.tensor([[5, 6, 7, 8], [9, 4, 1, 1]]), torch.tensor([[1, 1, 1, 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
 
 
-def bert() -> BertModel:
-    torch.manual_seed(0)
-    shape = BertConfig(**SIZES, intermediate_size=24, initializer_range=0.3)
-    return BertModel(shape, add_pooling_layer=False)
+def bert() -> PreTrainedModel:
+    return small_encoder(30, hidden=16, initializer_range=0.3, dropout=0.1).backbone
 
 
 def family(name: str):
@@ -47,10 +45,9 @@ def family(name: str):
 
 @pytest.fixture
 def tokenizer() -> Tokenizer:
-    words = ["[UNK]", "red", "cat", "sleeps", "old", "blue", "horse", "waits", "in", "the", "river"]
-    own = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
-    return own
+    return word_tokenizer(
+        ["red", "cat", "sleeps", "old", "blue", "horse", "waits", "in", "the", "river"]
+    )
 
 
 def test_vectors_are_of_unit_length_and_in_the_order_of_the_texts(tokenizer):

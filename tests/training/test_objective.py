@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
-from transformers import BertConfig, BertModel
 
+from tests.training.word_fixtures import small_encoder
 from training.batch import Batch, Facts, Outputs, View
 from training.config.methods import Clear, InfoNce
 from training.losses import nce
@@ -23,19 +23,7 @@ LENGTHS = [3, 8, 5, 4, 8, 3, 6]
 
 
 def encoder(*, dropout: float = 0.0) -> SentenceEncoder:
-    torch.manual_seed(1)
-    shape = BertConfig(
-        vocab_size=40,
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=16,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.3,
-    )
-    return SentenceEncoder(BertModel(shape, add_pooling_layer=False)).train()
+    return small_encoder(40, hidden=WIDTH, seed=1, dropout=dropout, initializer_range=0.3).train()
 
 
 def view(seed: int) -> View:

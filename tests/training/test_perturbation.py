@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F  # noqa: N812
-from transformers import BertConfig, BertModel
 
+from tests.training.word_fixtures import small_encoder, word_tokenizer
 from training.batch import View
 from training.config.methods import Ear
 from training.corpus import Corpus
@@ -29,36 +29,19 @@ from training.perturbation import (
 from training.vocabulary import Pieces
 
 WIDTH = 16
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "big", "cat", "sat", "huge", "large", "##st", "on", "mat", "query:", "The", "the"]
 TEXTS = ["a big cat", "a biggest big mat", "cat", "the  cat\nsat on the mat"]
 TABLE = "big\tlarge huge\ncat\t\nmat\tbiggest\n"
 
 
 def the_pieces(*, max_tokens: int = 32) -> Pieces:
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS, "##ge"])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return Pieces.of(tokenizer, max_tokens)
+    return Pieces.of(word_tokenizer([*WORDS, "##ge"], model=models.WordPiece), max_tokens)
 
 
 @pytest.fixture
 def encoder() -> SentenceEncoder:
-    torch.manual_seed(4)
-    shape = BertConfig(
-        vocab_size=20,
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
-    return SentenceEncoder(BertModel(shape, add_pooling_layer=False)).train()
+    shape = {"intermediate_size": 16, "max_position_embeddings": 32, "initializer_range": 0.5}
+    return small_encoder(20, hidden=WIDTH, seed=4, dropout=0.1, **shape).train()
 
 
 @pytest.fixture

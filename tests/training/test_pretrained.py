@@ -1,6 +1,7 @@
 """Opening encoders that exist, and saving them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torch.nn import functional
 
 from tests.training.pretrained_fixtures import (
     backbone,
+    saved_run,
     sentence_folder,
-    spelling_tokenizer,
+    spelling_model,
     transformers_folder,
     write_json,
 )
@@ -27,7 +29,6 @@ from training.pretrained import (
     open_run,
     save_pretrained,
 )
-from training.vocabulary import Pieces
 
 FAMILIES = ("bert", "xlm-roberta", "modernbert")
 TEXTS = ["Guten Morgen", "what a long sentence this is, longer than forty-eight bytes by far", "猫"]
@@ -192,41 +193,41 @@ def test_a_bundle_opens_under_its_own_name(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """A run's folder whose checkpoint and best one differ from the start."""
-    model = Pretrained(
-        encoder=SentenceEncoder(backbone()).eval(),
-        pieces=Pieces.of(spelling_tokenizer(), 40),
-        prompts={"query": "", "passage": ""},
-        max_tokens=40,
-        name="origin",
-        revision="abc",
-        licence="mit",
-    )
-    save_pretrained(tmp_path / "encoder", model)
-    write_json(tmp_path / "recipe.json", {"name": "r", "version": "3", "licence": "CC0-1.0"})
-    for seed, which in ((1, "checkpoint"), (2, "best")):
-        (tmp_path / which).mkdir()
-        state = SentenceEncoder(backbone(seed=seed)).state_dict()
-        save_file(state, tmp_path / which / "model.safetensors")
-    return tmp_path
+    said = {"name": "r", "version": "3", "licence": "CC0-1.0"}
+    last, best = (SentenceEncoder(backbone(seed=seed)) for seed in (1, 2))
+    return saved_run(tmp_path, spelling_model(revision="abc"), said, last=last, best=best)
 
 
-@pytest.mark.parametrize(("which", "seed"), [("checkpoint", 1), ("best", 2)])
-def test_a_run_opens_with_the_weights_that_are_asked_for(run, which, seed):
-    opened = open_run(run, which)
+@pytest.mark.parametrize(("wanted", "seed"), [("last", 1), ("best", 2), ("auto", 2)])
+def test_a_run_opens_with_the_weights_that_are_asked_for(run, wanted, seed):
+    opened = open_run(run, wanted)
     ids = torch.arange(6, 18).reshape(2, 6)
     states = backbone(seed=seed).eval()(input_ids=ids).last_hidden_state.mean(1)
     expected = functional.normalize(states, dim=-1)
     assert torch.allclose(opened.encoder(ids, torch.ones_like(ids)), expected, atol=1e-6)
     assert (opened.name, opened.revision, opened.licence) == ("r", "3", "CC0-1.0")
     assert opened.base == "origin@abc (mit)"
+    assert opened.weights == ("last" if wanted == "last" else "best")
 
 
-def test_a_checkpoint_that_a_crash_left_under_its_old_name_is_found(run):
-    (run / "checkpoint").rename(run / "checkpoint.old")
-    assert open_run(run).name == "r"
+def test_without_best_weights_the_last_ones_are_meant(run):
+    shutil.rmtree(run / "best")
+    (run / "best.partial").mkdir()  # a crash while the very first ones were written
+    assert open_run(run).weights == "last"
 
 
-def test_a_run_without_the_checkpoint_is_refused(run, tmp_path):
-    (run / "best" / "model.safetensors").unlink()
-    with pytest.raises(ModelMissing, match="holds no best"):
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("checkpoint", "last"), ("best", "best"), ("best", "auto")]
+)
+def test_weights_that_a_crash_left_under_their_old_name_are_found(run, name, wanted):
+    (run / name).rename(run / f"{name}.old")
+    assert open_run(run, wanted).weights == ("last" if wanted == "last" else "best")
+
+
+def test_a_run_without_the_weights_is_refused(run):
+    shutil.rmtree(run / "best")
+    with pytest.raises(ModelMissing, match="holds no best weights"):
         open_run(run, "best")
+    shutil.rmtree(run / "checkpoint")
+    with pytest.raises(ModelMissing, match="holds no last weights"):
+        open_run(run)

@@ -7,17 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel
+from tokenizers import Tokenizer, models
 
 from tests.training.samplers.corpora import LANGUAGES, corpus_of, parallel, stage_of
-from training.model import SentenceEncoder
+from tests.training.word_fixtures import small_encoder, word_tokenizer
 from training.views import BatchSource
 from training.vocabulary import Pieces
 
 COUNT = 40
-PAD, START, END, MASK = 0, 1, 2, 4
+PAD, START, END, MASK = 0, 2, 3, 4
 PROMPTS = {"query": "ask: ", "passage": "read: "}
 SENTENCES = {"kind": "cross", "roles": ["sentence", "sentence"]}
 
@@ -43,30 +41,12 @@ def corpus():
 @pytest.fixture(scope="module")
 def pieces(corpus):
     words = {word for text in corpus.texts for word in text.split()} | {"ask:", "read:"}
-    named = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *sorted(words)]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(named)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(named[:5])
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[("[CLS]", START), ("[SEP]", END)],
-    )
-    return Pieces.of(tokenizer, 16)
+    return Pieces.of(word_tokenizer(sorted(words)), 16)
 
 
 @pytest.fixture(scope="module")
 def encoder(pieces):
-    torch.manual_seed(1)
-    shape = BertConfig(
-        vocab_size=pieces.size,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    return SentenceEncoder(BertModel(shape, add_pooling_layer=False))
+    return small_encoder(pieces.size, hidden=16, layers=1, seed=1, dropout=0.1)
 
 
 @pytest.fixture

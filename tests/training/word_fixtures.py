@@ -1,4 +1,4 @@
-"""A small tokenizer that cuts words into letters, corpora by hand, and an encoder of two layers."""
+"""Small tokenizers of words and of letters, corpora by hand, and a random BERT of any shape."""
 
 import numpy as np
 import torch
@@ -11,23 +11,34 @@ from training.model import SentenceEncoder
 from training.vocabulary import Pieces
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAIR = "[CLS] $A [SEP] $B [SEP]"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def word_tokenizer(words, *, special=BERT, model=models.WordLevel, cut=None, pair=PAIR):
+    """A piece a word, special ones first; words are what stands between spaces unless `cut`."""
+    tokenizer = Tokenizer(
+        model({p: n for n, p in enumerate([*special, *words])}, unk_token="[UNK]")
+    )
+    tokenizer.add_special_tokens(list(special))
+    tokenizer.pre_tokenizer = cut or pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
 
 
 def letter_pieces(max_tokens=64, *, whole=(), pair_template=True, mask=True, letters=LETTERS):
     """Words in `whole` are one piece, others a piece a letter; "." and "," are pieces."""
-    special = BERT if mask else BERT[:-1]
     parts = [f"##{letter}" for letter in letters]
-    vocabulary = {p: n for n, p in enumerate([*special, *letters, *parts, ".", ",", *whole])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1" if pair_template else "$A $B:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    tokenizer = word_tokenizer(
+        [*letters, *parts, ".", ",", *whole],
+        special=BERT if mask else BERT[:-1],
+        model=models.WordPiece,
+        cut=pre_tokenizers.BertPreTokenizer(),
+        pair=PAIR if pair_template else "$A $B",
     )
-    tokenizer.add_special_tokens(list(special))
+    tokenizer.normalizer = normalizers.Lowercase()
     return Pieces.of(tokenizer, max_tokens)
 
 
@@ -64,19 +75,23 @@ def corpus_of(languages, groups, *, links=None, name="pairs"):
     )
 
 
-def small_encoder(size, *, hidden=32, layers=2, seed=0, dropout=0.0):
+def small_encoder(size, *, hidden=32, layers=2, seed=0, dropout=0.0, **shape):
+    """Weights drawn with `seed`; `shape` has more of what a BertConfig says."""
     torch.manual_seed(seed)
-    shape = BertConfig(
+    config = BertConfig(
         vocab_size=size,
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=128,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
+        **{
+            "num_attention_heads": 2,
+            "intermediate_size": 2 * hidden,
+            "max_position_embeddings": 128,
+            **shape,
+        },
     )
-    return SentenceEncoder(BertModel(shape, add_pooling_layer=False))
+    return SentenceEncoder(BertModel(config, add_pooling_layer=False))
 
 
 def texts_of(corpus, column, name="pairs"):

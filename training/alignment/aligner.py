@@ -25,6 +25,22 @@ class Aligner(Protocol):
         """
 
 
+def files_of(
+    settings: settings_of.Aligner, *, source: str, target: str, data_folder: Path
+) -> list[Path]:
+    """The files of the data folder that an aligner for two languages reads."""
+    match settings:
+        case settings_of.Pharaoh():
+            paths = [settings.text, settings.path]
+        case settings_of.Lexicon():
+            paths = [settings.path]
+        case _:
+            paths = []
+    return [
+        data_folder / path.replace("{source}", source).replace("{target}", target) for path in paths
+    ]
+
+
 def open_aligner(
     settings: settings_of.Aligner,
     *,
@@ -40,21 +56,17 @@ def open_aligner(
     Raises:
         LinksInvalid: the files that it reads are not there or not right.
     """
-
-    def below(path: str) -> Path:
-        return data_folder / path.replace("{source}", source).replace("{target}", target)
-
+    files = files_of(settings, source=source, target=target, data_folder=data_folder)
     match settings:
         case settings_of.Given():
             return Lookup(given)
         case settings_of.Ibm1():
             return Ibm1Aligner(settings)
         case settings_of.Pharaoh():
-            return Lookup(entries_of(below(settings.text), below(settings.path)))
+            return Lookup(entries_of(*files))
         case settings_of.States():
             return StatesAligner(settings, encoder, pieces)
         case settings_of.Command():
             return CommandAligner(settings)
         case settings_of.Lexicon():
-            entries = read_lexicon(below(settings.path))
-            return LexiconAligner(entries, source=source, target=target)
+            return LexiconAligner(read_lexicon(*files), source=source, target=target)

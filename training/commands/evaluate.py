@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,11 @@ from training.commands.terminal import (
     DataFolder,
     Device,
     PassagePrompt,
+    PoolingName,
     PrecisionName,
     QueryPrompt,
     Threads,
+    WeightsName,
     console,
     hush,
     missing_packages,
@@ -55,14 +57,8 @@ def evaluate(
     precision: PrecisionName = None,
     threads: Threads = 2,
     device: Device = "auto",
-    which: Annotated[
-        Literal["checkpoint", "best"],
-        typer.Option(help="Of a run: its last weights, or the best ones by the recipe's stopping."),
-    ] = "checkpoint",
-    pooling: Annotated[
-        Literal["mean", "cls"] | None,
-        typer.Option(help="Of a plain transformers folder, which does not say it."),
-    ] = None,
+    weights: WeightsName = "auto",
+    pooling: PoolingName = None,
     query_prompt: QueryPrompt = None,
     passage_prompt: PassagePrompt = None,
     api_key: ApiKey = None,
@@ -94,7 +90,7 @@ def evaluate(
         precision=precision,
         threads=threads,
         device=device,
-        which=which,
+        weights=weights,
         pooling=pooling,
         prompts=prompts_of(query_prompt, passage_prompt),
         api_key=api_key,

@@ -1,7 +1,7 @@
 """`isogloss-train export`: the bundle of a run."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -17,18 +17,14 @@ from training.commands.bundles import (
     choices_of,
     show,
 )
-from training.commands.terminal import hush
+from training.commands.terminal import WeightsName, hush
+from training.config.recipe import GOLDEN_LIMIT
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")],
-    which: Annotated[
-        Literal["auto", "best", "checkpoint"],
-        typer.Option(
-            help="The best weights or the last ones; auto takes the best if there are any."
-        ),
-    ] = "auto",
+    weights: WeightsName = "auto",
     probes: Probes = None,
     precisions: Precisions = "fp32,int8",
     dimension: Dimension = None,
@@ -37,6 +33,16 @@ def export(
     language_texts: LanguageTexts = None,
     exporter: Exporter = "torch",
     optimum_python: OptimumPython = None,
+    golden: Annotated[
+        int | None,
+        typer.Option(
+            help="Golden queries of each language, from held-out text, that a service asks before"
+            " the bundle goes live there; 0 for none.",
+            show_default="the recipe's, export.golden",
+            min=0,
+            max=GOLDEN_LIMIT,
+        ),
+    ] = None,
 ) -> None:
     """Turn a run into a bundle: ONNX checked against torch, smaller graphs if they pass, probes."""
     from training.export.run import export_run
@@ -53,8 +59,9 @@ def export(
             exporter=exporter,
             optimum_python=optimum_python,
         ),
-        which=which,
+        weights=weights,
         probes=probes,
         language_texts=language_texts,
+        golden=golden,
     )
     show(sealed)

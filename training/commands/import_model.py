@@ -1,7 +1,7 @@
 """`isogloss-train import-model`: a bundle of a model that was trained elsewhere."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from training.commands.bundles import (
 )
 from training.commands.terminal import (
     PassagePrompt,
+    PoolingName,
     QueryPrompt,
     console,
     hush,
@@ -49,10 +50,7 @@ def import_model(
             show_default="those of the model's card",
         ),
     ] = None,
-    pooling: Annotated[
-        Literal["mean", "cls"] | None,
-        typer.Option(help="Where the model's folder does not say it."),
-    ] = None,
+    pooling: PoolingName = None,
     query_prompt: QueryPrompt = None,
     passage_prompt: PassagePrompt = None,
     max_tokens: Annotated[
@@ -67,6 +65,15 @@ def import_model(
     language_texts: LanguageTexts = None,
     exporter: Exporter = "torch",
     optimum_python: OptimumPython = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(
+            help="Golden queries that a service asks before the bundle goes live there: JSON lines"
+            ' {"query": {"de": …}, "passage": {"en": …}} of texts that the model was not trained on.',
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Turn a model from elsewhere into a bundle; what its folder does not say must be said here."""
     from training.export.imported import Statement
@@ -96,6 +103,7 @@ def import_model(
         ),
         probes=probes,
         language_texts=language_texts,
+        golden=golden,
     )
     show(sealed)
     if probes is None:

@@ -12,10 +12,15 @@ from training.commands.terminal import (
     ApiKey,
     DataFolder,
     Device,
+    PassagePrompt,
+    PoolingName,
     PrecisionName,
+    QueryPrompt,
     Threads,
+    WeightsName,
     console,
     hush,
+    prompts_of,
 )
 from training.config.batches import ENGLISH, TextRole
 from training.config.recipe import read_recipe
@@ -90,6 +95,10 @@ def mine(
     precision: PrecisionName = None,
     threads: Threads = 2,
     device: Device = "auto",
+    weights: WeightsName = "auto",
+    pooling: PoolingName = None,
+    query_prompt: QueryPrompt = None,
+    passage_prompt: PassagePrompt = None,
     api_key: ApiKey = None,
 ) -> None:
     """Write the groups of a data set with their hard negatives, and a report of what was found.
@@ -123,7 +132,14 @@ def mine(
     )
     corpus = read_mined(data, read_recipe(recipe), name)
     embedder = open_embedder(
-        model, precision=precision, threads=threads, device=device, api_key=api_key
+        model,
+        precision=precision,
+        threads=threads,
+        device=device,
+        weights=weights,
+        pooling=pooling,
+        prompts=prompts_of(query_prompt, passage_prompt),
+        api_key=api_key,
     )
     try:
         with Progress(console=console, transient=True) as bar:

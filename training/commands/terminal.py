@@ -35,6 +35,18 @@ PrecisionName: TypeAlias = Annotated[
         show_default="fp32",
     ),
 ]
+WeightsName: TypeAlias = Annotated[
+    Literal["auto", "best", "last"],
+    typer.Option(
+        "--weights",
+        help="Of a run: the best ones by the recipe's stopping, or the last ones; auto takes the"
+        " best if there are any.",
+    ),
+]
+PoolingName: TypeAlias = Annotated[
+    Literal["mean", "cls"] | None,
+    typer.Option("--pooling", help="Of a plain transformers folder, which does not say it."),
+]
 QueryPrompt: TypeAlias = Annotated[
     str | None, typer.Option(help="Before every query, instead of what the model's folder says.")
 ]

@@ -23,6 +23,10 @@ ON_VECTORS = frozenset({"info_nce", "clear", "hybrid", "distillation"})
 """Methods that read pooled vectors alone."""
 
 
+GOLDEN_LIMIT = 256
+"""Of each language; no more of one are held out."""
+
+
 class RecipeInvalid(ValueError):
     """The recipe cannot be read; the message names the key, the value and what is allowed."""
 
@@ -80,6 +84,8 @@ class Teacher(Strict):
     max_tokens: Count = 256
     pooling: Literal["mean", "cls"] | None = None
     """As in `start`."""
+    prompts: dict[Literal["query", "passage"], str] | None = None
+    """As in `start`; a sentence has the query's."""
 
 
 class Stage(Strict):
@@ -192,6 +198,14 @@ class Variants(Strict):
     """In points of nDCG@10 among the held-out pairs, index and queries by the same graph."""
 
 
+class Export(Strict):
+    """What the bundle of the run brings along."""
+
+    golden: Annotated[int, Field(ge=0, le=GOLDEN_LIMIT)] = 32
+    """Golden queries of each language at most, drawn from the held-out text; a service asks them
+    before the bundle goes live there."""
+
+
 class Recipe(Strict):
     """A training run."""
 
@@ -210,6 +224,7 @@ class Recipe(Strict):
     stopping: Stopping | None = None
     evaluation: Evaluation = Evaluation()
     variants: Variants = Variants()
+    export: Export = Export()
     stage: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -240,7 +255,8 @@ class Recipe(Strict):
         return sum(stage.steps for stage in self.stage)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Of everything that shapes the weights."""
+        return hashlib.sha256(self.model_dump_json(exclude={"export"}).encode()).hexdigest()
 
     def scaled(self, factor: float) -> Self:
         """The same recipe with `factor` times the steps of every stage, at least one each."""

@@ -6,25 +6,26 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from service.types import Role
 from training.config.batches import TextRole
 from training.corpus import NOTHING, GroupTable, Ids
 from training.data.drafts import WIDTH, Draft, DraftSet, Texts, cell
-from training.groups import ROLES
+from training.groups import PROMPTED, ROLES
 from training.readers import Ledger
 
 
 @dataclass(slots=True)
 class Targets:
-    """What the teacher is asked: one or several English texts each, each question once."""
+    """What the teacher is asked: one or several English texts each, each question once a prompt."""
 
-    _numbers: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _numbers: dict[tuple[Role, tuple[int, ...]], int] = field(default_factory=dict)
 
-    def number(self, texts: tuple[int, ...]) -> int:
-        return self._numbers.setdefault(texts, len(self._numbers))
+    def number(self, role: TextRole, texts: tuple[int, ...]) -> int:
+        return self._numbers.setdefault((PROMPTED[role], texts), len(self._numbers))
 
     @property
     def texts(self) -> list[tuple[int, ...]]:
-        return list(self._numbers)
+        return [texts for _, texts in self._numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def _targets(alive: list[Draft], targets: Targets) -> dict[TextRole, NDArray[np.
                 there = True
                 own = (draft.cells[first],) if first in draft.cells else ()
                 if taught := draft.taught.get(role, own):
-                    column[group] = targets.number(taught)
+                    column[group] = targets.number(role, taught)
         if there:
             found[role] = column
     return found

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from service.bundle import Bundle, Probes, write_bundle
+from service.bundle import Bundle, write_bundle
 from service.encoder import Encoder
-from service.manifest import Precision
+from service.golden import write_golden
+from service.manifest import GOLDEN, Precision
+from service.probes import Probes
 from service.types import Matrix
 from training.centroids import Projection
 from training.export.by_optimum import write_graph_by_optimum
@@ -104,9 +106,11 @@ def _projections(order: Order, choices: Choices) -> tuple[list[Projection], dict
 def _write_files(
     folder: Path, order: Order, choices: Choices, projections: Sequence[Projection]
 ) -> dict[str, str]:
-    """Weights, tokenizer, modules and graphs; returns the tools beyond this environment's."""
+    """Weights, tokenizer, modules, golden queries and graphs; returns the tools beyond this environment's."""
     save_pretrained(folder, order.model)
     write_dense(folder, projections)
+    if order.golden:
+        write_golden(folder / GOLDEN, order.golden)
     model = Exported(order.model.encoder, projections)
     tools: dict[str, str] = {}
     if choices.exporter == "optimum":

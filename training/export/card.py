@@ -78,6 +78,11 @@ def model_card(declared: Mapping[str, Any], model: Pretrained) -> str:
     )
 
 
+def retitled(card: str, name: str, *, before: str, after: str) -> str:
+    """The card of the same bundle in another version."""
+    return card.replace(f"\n# {name} {before}\n", f"\n# {name} {after}\n", 1)
+
+
 def _origin(base: str, *, trained: bool, started: bool) -> str:
     if started:
         return f"Fine-tuned from {base}, whose licence goes on to hold for what it brought."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from service.golden import read_golden
 from service.manifest import LANGUAGE
 from service.types import Role
 from training.corpus import HeldOut
@@ -41,13 +42,16 @@ def import_model(
     said: Statement,
     probes: Path | None = None,
     language_texts: Path | None = None,
+    golden: Path | None = None,
 ) -> Sealed:
     """Make a bundle of any model that `training.pretrained.open_pretrained` opens.
 
     `probes` and `language_texts` are files as `training.export.probes` reads them; without probes,
-    three sentences in each of thirty languages take their place, where nDCG says little.
+    three sentences in each of thirty languages take their place, where nDCG says little. `golden` is
+    a file as `service.golden` reads it.
 
     Raises:
+        BundleInvalid: the golden queries cannot be read.
         ExportFailed: no licence is stated, or what `training.export.bundle.write` refuses.
         ModelMissing, ModelUnsupported: it cannot be opened.
     """
@@ -59,6 +63,7 @@ def import_model(
         raise ExportFailed(
             f"{spec} states no licence: read its model card, and name it with --licence"
         )
+    queries = [] if golden is None else read_golden(golden)
     languages = list(said.languages) or [
         code for code in model.languages if LANGUAGE.fullmatch(code)
     ]
@@ -83,6 +88,7 @@ def import_model(
             "tokenizer": _compared_tokenizers(model, pairs),
         },
         centroid_pairs=read_pairs(language_texts) if language_texts is not None else (),
+        golden=queries,
     )
     return write(out, order, choices)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from service.bundle import Bundle
+from service.golden import GoldenQuery
 from service.manifest import Precision
 from training.config.recipe import Variants
 from training.corpus import HeldOut
@@ -80,6 +81,8 @@ class Order:
     """Widths that the vectors were trained to be cut to."""
     centroid_pairs: Sequence[HeldOut] = ()
     """Texts that the languages' mean vectors are taken of; `pairs` if there are none."""
+    golden: Sequence[GoldenQuery] = ()
+    """Queries that a service is to ask of the bundle before it goes live."""
 
 
 @dataclass(frozen=True, slots=True)

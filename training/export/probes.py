@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.bundle import Probes
+from service.probes import Probes
 from service.types import Role
 from training.config.batches import ENGLISH
 from training.corpus import HeldOut

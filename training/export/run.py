@@ -1,22 +1,22 @@
-"""The bundle of a run: its best checkpoint if it kept one, measured on the pairs it held out."""
+"""The bundle of a run: its best weights if it kept some, measured on the pairs it held out."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from training.checkpoint import RunFolder
+from training.checkpoint import RunFolder, Weights
 from training.config.batches import ENGLISH
 from training.config.recipe import Recipe
 from training.corpus import HeldOut
 from training.export.bundle import write
+from training.export.golden import golden_of
 from training.export.graph import ExportFailed
 from training.export.order import Choices, Order, Sealed, made_now
 from training.export.probes import built_in, read_pairs
-from training.pretrained import Pretrained, Which, open_run
+from training.pretrained import Pretrained, open_run
 from training.results import Results
 
-Wanted: TypeAlias = Literal["auto", "best", "checkpoint"]
 DEFAULT = Choices()
 
 
@@ -25,25 +25,27 @@ def export_run(
     out: Path,
     choices: Choices = DEFAULT,
     *,
-    which: Wanted = "auto",
+    weights: Weights = "auto",
     probes: Path | None = None,
     language_texts: Path | None = None,
+    golden: int | None = None,
 ) -> Sealed:
-    """Write the bundle of a run; `auto` takes the best checkpoint if there is one, else the last.
+    """Write the bundle of a run; `auto` takes its best weights if there are any, else the last.
 
     `probes` and `language_texts` are files as `training.export.probes` reads them: texts to check
     the bundle on instead of the held-out ones, and texts for the languages' mean vectors. A run
-    that has no translations to hold out is checked on three sentences a language.
+    that has no translations to hold out is checked on three sentences a language. `golden` is the
+    number of golden queries of a language, instead of the recipe's.
 
     Raises:
         ExportFailed: the folder is not a run's, or what `training.export.bundle.write` refuses.
-        ModelMissing: there is no such checkpoint.
+        ModelMissing: there are no such weights.
     """
-    best = which == "best" or (which == "auto" and (run / "best").is_dir())
-    chosen: Which = "best" if best else "checkpoint"
-    model = open_run(run, chosen)
+    model = open_run(run, weights)
     recipe = Recipe.model_validate_json((run / "recipe.json").read_text("utf-8"))
-    pairs = _held_out(run / "held_out.jsonl") if probes is None else read_pairs(probes)
+    most = recipe.export.golden if golden is None else golden
+    held_out = _held_out(run / "held_out.jsonl") if probes is None or most else []
+    pairs = held_out if probes is None else read_pairs(probes)
     languages = {pair.language for pair in pairs}
     if not pairs:
         languages = _trained(RunFolder(run), recipe)
@@ -62,9 +64,10 @@ def export_run(
             "licence": recipe.licence,
             **made_now(),
         },
-        evaluation={"weights": chosen, **_scores(run / "scores.json")},
+        evaluation={"weights": model.weights, **_scores(run / "scores.json")},
         widths=recipe.stage[-1].matryoshka,
         centroid_pairs=read_pairs(language_texts) if language_texts is not None else (),
+        golden=golden_of(held_out, most=most, seed=recipe.seed),
     )
     return write(out, order, choices)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
-from service.bundle import Probes
 from service.encoder import Encoder
+from service.probes import Probes
 from service.types import Matrix, Role
 from training.centroids import Projection
 from training.export.gate import Embed

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from service.types import Role
 from training.batch import Facts, Outputs, View
 from training.config.methods import Distillation
 from training.config.recipe import Teacher
@@ -89,6 +90,7 @@ class DistillationMethod:
 def teacher_vectors(
     teacher: Teacher,
     texts: Sequence[str],
+    roles: Sequence[Role],
     *,
     dimension: int,
     cache: Path,
@@ -97,32 +99,46 @@ def teacher_vectors(
 ) -> NDArray[np.float16]:
     """The teacher's unit vectors of English texts, [texts, dimension], from the cache if there.
 
-    The texts go to the teacher as passages. A damaged file of the cache is made anew.
+    Each text has the prompt of its role. A damaged file of the cache is made anew.
 
     Raises:
         ModelMissing: the teacher is not where the recipe says.
         ModelUnsupported: its folder cannot be read, or does not say what is needed.
         ValueError: the teacher is narrower than the student.
     """
-    model = open_pretrained(teacher.model, max_tokens=teacher.max_tokens, pooling=teacher.pooling)
+    model = open_pretrained(
+        teacher.model,
+        max_tokens=teacher.max_tokens,
+        pooling=teacher.pooling,
+        prompts=teacher.prompts,
+    )
     if model.encoder.width < dimension:
         raise ValueError(
             f"the teacher {teacher.model} has {model.encoder.width} dimensions, fewer than the"
             f" student's {dimension}; take a wider teacher or a narrower student"
         )
-    target = cache / f"teacher-{_key(model, texts, dimension)}.npz"
-    cached = _cached(target, (len(texts), dimension))
-    if cached is not None:
-        progress(len(texts))
-        return cached
-    full = _encode(model, texts, device=device, progress=progress)
-    reduced = principal(full, dimension).astype(np.float16)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
+    prompted = [model.prompts[role] + text for text, role in zip(texts, roles, strict=True)]
+    place = {text: number for number, text in enumerate(dict.fromkeys(prompted))}
+    target = cache / f"teacher-{_key(model, list(place), dimension)}.npz"
+    vectors = _cached(target, (len(place), dimension))
+    if vectors is None:
+        full = _encode(model, list(place), device=device, progress=progress)
+        vectors = principal(full, dimension).astype(np.float16)
+        _keep(target, vectors)
+    else:
+        progress(len(place))
+    if len(place) == len(prompted):
+        return vectors
+    progress(len(prompted) - len(place))
+    return vectors[[place[text] for text in prompted]]
+
+
+def _keep(path: Path, vectors: NDArray[np.float16]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as file:
-        np.savez(file, vectors=reduced)
-    partial.replace(target)
-    return reduced
+        np.savez(file, vectors=vectors)
+    partial.replace(path)
 
 
 def _cached(path: Path, shape: tuple[int, int]) -> NDArray[np.float16] | None:
@@ -167,12 +183,11 @@ def _encode(
     tokenizer = Tokenizer.from_str(model.pieces.tokenizer.to_str())
     tokenizer.enable_truncation(model.max_tokens)
     encoder = model.encoder.to(device)
-    prompt = model.prompts["passage"]
     parts = [
         embed(
             encoder,
             tokenizer,
-            [prompt + text for text in texts[start : start + CHUNK]],
+            list(texts[start : start + CHUNK]),
             padding_id=model.pieces.pad,
             batch_tokens=131_072 if device.type == "cuda" else 16_384,
             precision=torch.bfloat16,  # its errors are far below what a student reaches
@@ -184,11 +199,12 @@ def _encode(
 
 
 def _key(model: Pretrained, texts: Sequence[str], dimension: int) -> str:
-    """The hash of everything that shapes the vectors."""
+    """The hash of everything that shapes the vectors; the texts have their prompts."""
     shape = model.encoder.backbone.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
         shape.pop(name, None)
-    encoder = [shape, model.encoder.pooling, model.max_tokens, model.prompts["passage"], dimension]
+    prompts = sorted(set(model.prompts.values()))
+    encoder = [shape, model.encoder.pooling, model.max_tokens, *prompts, dimension]
     digest = hashlib.sha256(json.dumps(encoder, sort_keys=True, default=str).encode())
     digest.update(model.pieces.tokenizer.to_str().encode())
     for name, weights in model.encoder.state_dict().items():

@@ -22,12 +22,12 @@ import numpy as np
 from service.types import Matrix, Role
 from training.config.batches import TextRole
 from training.corpus import NOTHING, Corpus, GroupTable, Ids
+from training.groups import PROMPTED
 from training.mining.pool import Pool
 from training.mining.report import Example, Mined, Negative
 from training.mining.settings import IndexKind, Mining
 
 Embed: TypeAlias = Callable[[Sequence[str], Role], Matrix]
-PROMPTED: dict[TextRole, Role] = {"query": "query", "passage": "passage", "sentence": "query"}
 EXACT_UP_TO = 500_000
 """Passages above which `auto` no longer compares each query with each of them."""
 AT_ONCE = 2048

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +18,15 @@ from training.mlm import carry_head
 from training.model import Device, new_student
 from training.pretrained import Pretrained, open_pretrained, save_pretrained
 from training.results import Results
+from training.trainer.inputs import files_read
 from training.trainer.loop import Loop
 from training.trainer.processes import TrainingFailed, open_processes
 from training.trainer.stage import Material
 from training.trainer.teaching import target_vectors
 from training.vocabulary import Pieces, train_tokenizer
+
+SHOWN = 5
+"""Changed files that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +71,16 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> Outcome:
     )
     corpus = read_corpus(options.data, recipe)
     _check_sets(corpus, recipe)
-    fingerprint = fingerprint_of(recipe, corpus)
+    files = files_read(recipe, corpus, options.data)
+    fingerprint = fingerprint_of(recipe, corpus, files)
     if run.checkpoint.exists and run.checkpoint.progress.recipe != fingerprint:
         raise CheckpointMismatch(
-            f"{run.path} holds the checkpoint of another recipe or of other data: resume with the"
-            " same recipe, options and data, or take another --out"
+            f"{run.path} holds the checkpoint of another recipe or of other data"
+            f"{_changed(run, files)}: resume with the same recipe, options and data, or take"
+            " another --out"
         )
     if processes.is_main:
-        _keep_facts(corpus, run, console)
+        _keep_facts(corpus, files, run, console)
         _keep_encoder(recipe, corpus, run, fingerprint=fingerprint, console=console)
     processes.wait()
     model = open_pretrained(str(run.encoder))
@@ -101,9 +108,11 @@ def run_recipe(recipe: Recipe, options: Options, console: Console) -> Outcome:
     return Outcome(loop.run(), writes=processes.is_main)
 
 
-def fingerprint_of(recipe: Recipe, corpus: Corpus) -> str:
+def fingerprint_of(recipe: Recipe, corpus: Corpus, files: Mapping[str, str]) -> str:
     """What a checkpoint must have been made with, to be gone on with."""
     digest = hashlib.sha256(recipe.fingerprint().encode())
+    for name, content in sorted(files.items()):
+        digest.update(f"{name} {content}".encode())
     for text in corpus.texts:
         digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
     for name, table in corpus.sets.items():
@@ -126,12 +135,20 @@ def _check_sets(corpus: Corpus, recipe: Recipe) -> None:
             )
 
 
-def _keep_facts(corpus: Corpus, run: RunFolder, console: Console) -> None:
+def _changed(run: RunFolder, files: Mapping[str, str]) -> str:
+    """The files that are no longer what they were when the run was begun; empty if none is."""
+    known = json.loads(run.data.read_text("utf-8")) if run.data.is_file() else {}
+    before = known.get("files", {}).items()
+    names = sorted({name for name, _ in before ^ files.items()}) if before else []
+    return f" ({', '.join(names[:SHOWN])} changed since it was begun)" if names else ""
+
+
+def _keep_facts(corpus: Corpus, files: Mapping[str, str], run: RunFolder, console: Console) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     facts = corpus.facts
     run.sources.write_text(json.dumps(facts["sources"], indent=1), "utf-8")
     counted = {name: facts[name] for name in ("rows", "left_out", "sets")}
-    run.data.write_text(json.dumps(counted, indent=1), "utf-8")
+    run.data.write_text(json.dumps({**counted, "files": files}, indent=1), "utf-8")
     run.leaks.write_text(json.dumps(facts["leaks"], indent=1), "utf-8")
     with run.held_out.open("w", encoding="utf-8") as file:
         for pair in corpus.held_out:
@@ -153,7 +170,8 @@ def _keep_encoder(
         return
     partial = run.encoder.with_name(run.encoder.name + ".partial")
     # Best weights and links that another run has left here would be taken for this one's.
-    for folder in (partial, run.encoder, run.best.folder, run.links):
+    run.best.discard()
+    for folder in (partial, run.encoder, run.links):
         shutil.rmtree(folder, ignore_errors=True)
     first = _first_encoder(recipe, corpus, console)
     save_pretrained(partial, first)

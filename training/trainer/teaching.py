@@ -1,17 +1,22 @@
 """The teacher's vectors that the distilling stages of a run need, one for every target of its data."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from service.types import Role
 from training.config.methods import Distillation
 from training.config.recipe import Recipe
-from training.corpus import NOTHING, Corpus, Ids
+from training.corpus import NOTHING, Corpus
+from training.groups import PROMPTED
 from training.journal import progress
 from training.methods import distillation
+
+WHOSE: tuple[Role, ...] = get_args(Role)
 
 
 def target_vectors(
@@ -26,34 +31,40 @@ def target_vectors(
     """Vectors by target, float16 [targets, width]; None where no stage distils.
 
     Those that no stage needs stay zero, and cost nothing. The teacher is asked once for every
-    text, and its answers lie in `cache`.
+    text with its prompt, and its answers lie in `cache`.
 
     Raises:
         ModelMissing: the teacher is not where the recipe says.
         ValueError: the teacher is narrower than the student.
     """
     needed = _needed(corpus, recipe)
-    if recipe.teacher is None or not len(needed):
+    if recipe.teacher is None or not needed:
         return None
-    parts = [np.array(corpus.targets[target], dtype=np.int64) for target in needed.tolist()]
-    numbers = np.unique(np.concatenate(parts))
-    with progress(console, "teacher", len(numbers)) as advance:
+    # A question as one number: of the text, and of whose prompt it has.
+    parts = [
+        np.array(corpus.targets[target], dtype=np.int64) * len(WHOSE) + WHOSE.index(role)
+        for target, role in needed.items()
+    ]
+    asked = np.unique(np.concatenate(parts))
+    texts, whose = np.divmod(asked, len(WHOSE))
+    with progress(console, "teacher", len(asked)) as advance:
         found = distillation.teacher_vectors(
             recipe.teacher,
-            [corpus.texts[number] for number in numbers.tolist()],
+            [corpus.texts[text] for text in texts.tolist()],
+            [WHOSE[role] for role in whose.tolist()],
             dimension=width,
             cache=cache,
             device=device,
             progress=advance,
         )
-    places = [np.searchsorted(numbers, part).tolist() for part in parts]
+    places = [np.searchsorted(asked, part).tolist() for part in parts]
     vectors = np.zeros((len(corpus.targets), width), dtype=np.float16)
-    vectors[needed] = distillation.mixtures(found, places)
+    vectors[list(needed)] = distillation.mixtures(found, places)
     return torch.from_numpy(vectors).to(device)
 
 
-def _needed(corpus: Corpus, recipe: Recipe) -> Ids:
-    """The targets of the data sets of the stages that distil."""
+def _needed(corpus: Corpus, recipe: Recipe) -> dict[int, Role]:
+    """The targets of the data sets of the stages that distil, each with whose prompt it has."""
     names = {
         name
         for stage in recipe.stage
@@ -61,11 +72,9 @@ def _needed(corpus: Corpus, recipe: Recipe) -> Ids:
         for batches in stage.batches
         for name in batches.data
     }
-    columns = [
-        column.astype(np.int64)
+    return {
+        target: PROMPTED[role]
         for name in sorted(names)
-        for column in corpus.sets[name].targets.values()
-    ]
-    found: Ids = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *columns]))
-    known: Ids = found[found != NOTHING]
-    return known
+        for role, column in corpus.sets[name].targets.items()
+        for target in np.unique(column[column != NOTHING]).tolist()
+    }

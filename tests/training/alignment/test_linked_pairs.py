@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +10,7 @@ from hypothesis import strategies as st
 
 from training.alignment.linked_pairs import LinkedPairs, fingerprint, units
 
+ROOT = Path(__file__).parents[3]
 TEXTS = ["The cat, sleeps.", "Die Katze schläft", "a dog", "ein Hund"]
 PAIRS = (np.array([2, 0]), np.array([3, 1]))
 
@@ -90,6 +95,52 @@ def test_what_is_written_is_read_and_rubbish_is_not(tmp_path) -> None:
     assert LinkedPairs.read(path) is None
     path.write_bytes(b"")
     assert LinkedPairs.read(path) is None
+
+
+HALF_WAY = """
+import io, sys
+from pathlib import Path
+import numpy as np
+from training.alignment.linked_pairs import LinkedPairs
+
+whole = np.savez
+
+def slowly(file, **arrays):
+    content = io.BytesIO()
+    whole(content, **arrays)
+    middle = len(content.getvalue()) // 2
+    file.write(content.getvalue()[:middle])
+    file.flush()
+    print("half", flush=True)
+    sys.stdin.readline()
+    file.write(content.getvalue()[middle:])
+
+np.savez = slowly
+numbers = np.arange(50)
+LinkedPairs(numbers, numbers, np.arange(51), np.zeros((50, 4), np.int32)).write(Path(sys.argv[1]))
+"""
+
+
+def test_of_two_processes_that_write_at_once_each_leaves_whole_links(tmp_path) -> None:
+    path = tmp_path / "links.npz"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HALF_WAY, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout.readline() == "half\n"
+        assert LinkedPairs.read(path) is None  # nobody sees what is half written
+        linked().write(path)
+        assert words(LinkedPairs.read(path), 0, 1) == words(linked(), 0, 1)
+        other.communicate("go on\n")
+    assert other.returncode == 0
+    last = LinkedPairs.read(path)
+    assert last is not None
+    assert len(last) == 50
+    assert [file.name for file in tmp_path.iterdir()] == ["links.npz"]
 
 
 def test_the_fingerprint_changes_with_texts_and_settings() -> None:

@@ -6,7 +6,9 @@ from typer.testing import CliRunner
 
 from tests.tiny_bundle import build_tiny_bundle
 from tests.training.benchmarks.benchmark_files import write_objects, write_table
+from tests.training.pretrained_fixtures import backbone, saved_run, spelling_model
 from training.commands.evaluate import evaluate
+from training.model import SentenceEncoder
 from training.results import Results
 
 LANGUAGES = ("de", "en", "ru")
@@ -126,12 +128,28 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--which", "last"), ("--pooling", "max"), ("--device", "tpu")]
+    ("option", "value"), [("--weights", "first"), ("--pooling", "max"), ("--device", "tpu")]
 )
 def test_a_value_that_an_option_does_not_have_is_a_usage_error(run, tiny_bundle, option, value):
     done = run(tiny_bundle.folder, option, value)
     assert done.exit_code == 2
     assert value in done.output
+
+
+def test_of_a_run_the_best_weights_are_measured_unless_others_are_asked_for(run, tmp_path):
+    recipe = {"name": "toy", "version": "2", "licence": "CC0-1.0"}
+    encoders = {"last": backbone(seed=1), "best": backbone(seed=2)}
+    folder = saved_run(
+        tmp_path, spelling_model(), recipe, **{k: SentenceEncoder(v) for k, v in encoders.items()}
+    )
+    (tmp_path / "best").rename(tmp_path / "best.old")  # as a crash between two renames leaves it
+    found = {}
+    for wanted in ("auto", "best", "last"):
+        done = run(folder, "--benchmarks", "tatoeba", "--json", "--weights", wanted)
+        content = json.loads(done.stdout)
+        found[wanted] = content["facts"]["weights"], content["cells"]
+    assert found["auto"] == found["best"] != found["last"]
+    assert (found["auto"][0], found["last"][0]) == ("best", "last")
 
 
 def test_a_task_that_mteb_does_not_have_is_an_error(run, tiny_bundle):

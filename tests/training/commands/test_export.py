@@ -15,13 +15,14 @@ app.command()(export)
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     done = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "out")])
     assert isinstance(done.exception, ModelMissing)
-    assert "holds no checkpoint" in str(done.exception)
+    assert "holds no last weights" in str(done.exception)
 
 
-def test_a_checkpoint_that_does_not_exist_by_name_is_a_usage_error(tmp_path):
-    done = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "o"), "--which", "last"])
+def test_weights_that_do_not_exist_by_name_are_a_usage_error(tmp_path):
+    arguments = [str(tmp_path), "--out", str(tmp_path / "o"), "--weights", "first"]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
-    assert "'last' is not one of 'auto', 'best', 'checkpoint'" in " ".join(
+    assert "'first' is not one of 'auto', 'best', 'last'" in " ".join(
         done.output.replace("│", " ").split()
     )
 

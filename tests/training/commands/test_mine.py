@@ -1,21 +1,20 @@
 """`isogloss-train mine`, from a recipe and a model on disk to groups that a recipe can train on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import typer
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel
+from tokenizers import pre_tokenizers
 from typer.testing import CliRunner
 
+from tests.training.word_fixtures import BERT, small_encoder, word_tokenizer
 from training.commands.mine import mine
 from training.config.recipe import Recipe
 from training.data import read_corpus
 from training.groups import Group
-from training.model import SentenceEncoder
 from training.pretrained import Pretrained, save_pretrained
 from training.readers import write_groups
 from training.vocabulary import Pieces
@@ -25,6 +24,7 @@ app.command()(mine)
 TOPICS = ["cat", "dog", "bird", "horse", "fish", "cow"]
 DETAILS = ["red", "blue", "old", "small"]
 GERMAN = {"cat": "Katze", "dog": "Hund", "bird": "Vogel", "horse": "Pferd", "fish": "Fisch", "cow": "Kuh"}  # fmt: skip
+PROMPTS = {"query": "cat ", "passage": "here "}
 RECIPE = """
 name = "mining"
 version = "1"
@@ -70,41 +70,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_groups(root / "questions.jsonl.gz", groups)
     (root / "recipe.toml").write_text(RECIPE, "utf-8")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "which", "is", "the", "here", *TOPICS, *DETAILS]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.add_special_tokens(words[:4])
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    torch.manual_seed(1)
-    shape = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        initializer_range=0.2,
-    )
-    encoder = SentenceEncoder(BertModel(shape, add_pooling_layer=False)).eval()
+    words = ["which", "is", "the", "here", *TOPICS, *DETAILS]
+    pieces = Pieces.of(word_tokenizer(words, special=BERT[:4], cut=pre_tokenizers.Whitespace()), 16)
+    shape = {"max_position_embeddings": 16, "initializer_range": 0.2}
+    encoder = small_encoder(pieces.size, layers=1, seed=1, **shape).eval()
     for name, parameter in encoder.named_parameters():  # a bag of words
         if name.endswith("output.dense.weight") or "position" in name:
             torch.nn.init.zeros_(parameter)
     model = Pretrained(
         encoder=encoder,
-        pieces=Pieces.of(tokenizer, 16),
+        pieces=pieces,
         prompts={"query": "", "passage": ""},
         max_tokens=16,
         name="tiny",
     )
     save_pretrained(root / "model", model)
+    save_pretrained(root / "prompted", replace(model, prompts=PROMPTS))
     return root
 
 
-def run(folder: Path, *options: str, out: str = "mined.jsonl.gz", name: str = "questions") -> str:
+def run(
+    folder: Path,
+    *options: str,
+    out: str = "mined.jsonl.gz",
+    name: str = "questions",
+    model: str = "model",
+) -> str:
     arguments = [
-        str(folder / "model"), "--data", str(folder), "--recipe", str(folder / "recipe.toml"),
+        str(folder / model), "--data", str(folder), "--recipe", str(folder / "recipe.toml"),
         "--set", name, "--out", str(folder / out), "--threads", "1", "--device", "cpu",
     ]  # fmt: skip
     found = CliRunner().invoke(app, [*arguments, *options], env={"COLUMNS": "300"})
@@ -161,6 +154,21 @@ def test_mining_twice_writes_the_same_bytes(folder: Path) -> None:
     for out in ("one.jsonl.gz", "two.jsonl.gz"):
         run(folder, "--ranks", "1-20", out=out)
     assert (folder / "one.jsonl.gz").read_bytes() == (folder / "two.jsonl.gz").read_bytes()
+
+
+def test_the_prompts_are_the_models_own_unless_others_are_said(folder: Path) -> None:
+    said = ["--query-prompt", PROMPTS["query"], "--passage-prompt", PROMPTS["passage"]]
+    none = ["--query-prompt", "", "--passage-prompt", ""]
+    found = {}
+    for key, model, options in (
+        ("own", "prompted", []), ("said", "model", said), ("none", "model", []), ("other", "prompted", none),
+    ):  # fmt: skip
+        run(folder, "--ranks", "1-20", *options, out=f"{key}.jsonl.gz", model=model)
+        report = json.loads((folder / f"{key}.report.json").read_text("utf-8"))
+        found[key] = report["examples"]
+    assert found["own"] == found["said"]
+    assert found["none"] == found["other"]
+    assert found["own"] != found["none"]
 
 
 def test_for_clear_negatives_have_german_questions(folder: Path) -> None:

@@ -136,6 +136,16 @@ def test_a_recipe_of_other_values_has_another_fingerprint(tmp_path):
     assert recipe.fingerprint() != recipe.seeded(8).fingerprint()
 
 
+def test_what_a_bundle_brings_along_does_not_keep_a_run_from_going_on(tmp_path):
+    recipe = read(tmp_path)
+    assert recipe.export.golden == 32
+    other = read(tmp_path, MINIMAL, "export.golden=0")
+    assert other.export.golden == 0
+    assert other.fingerprint() == recipe.fingerprint()
+    with pytest.raises(RecipeInvalid, match=r"export.golden.*256"):
+        read(tmp_path, MINIMAL, "export.golden=257")
+
+
 def test_what_a_recipe_starts_from_can_be_elsewhere(tmp_path):
     recipe = read(tmp_path)
     assert recipe.taught_by("elsewhere").teacher.model == "elsewhere"

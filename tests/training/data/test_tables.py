@@ -58,7 +58,7 @@ def test_a_target_is_the_group_s_own_english_or_what_it_names(tmp_path):
         Group("1", {"sentence": {"en": "one", "de": "eins"}}, "s"),
         Group("2", {"sentence": {"fr": "un"}, "query": {"de": "wer"}}, "s"),
         Group("3", {"sentence": {"fr": "deux"}}, "s", taught={"sentence": ("two", "one")}),
-        Group("4", {"query": {"en": "one"}}, "s"),
+        Group("4", {"query": {"en": "one"}, "passage": {"en": "one"}}, "s"),
     )
     table = corpus.sets["g"]
     targets = {role: column.tolist() for role, column in table.targets.items()}
@@ -69,7 +69,10 @@ def test_a_target_is_the_group_s_own_english_or_what_it_names(tmp_path):
     assert targets["query"][1] == NOTHING
     assert targets["query"][3] == targets["sentence"][0]
     assert targets["query"][0] == NOTHING
-    assert len(read) == 2
+    # A teacher may have another prompt for passages.
+    assert targets["passage"][3] not in targets["query"]
+    assert read[targets["passage"][3]] == ["one"]
+    assert len(read) == 3
 
 
 def test_negatives_become_numbers_of_groups(tmp_path):

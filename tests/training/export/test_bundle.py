@@ -6,15 +6,15 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from service.bundle import Bundle
 from service.encoder import Encoder
 from tests.training.pretrained_fixtures import (
     backbone,
+    saved_run,
     sentence_folder,
-    spelling_tokenizer,
+    spelling_model,
     transformers_folder,
 )
 from training.config.recipe import Recipe, Variants
@@ -25,9 +25,8 @@ from training.export.imported import Statement, import_model
 from training.export.order import Choices
 from training.export.run import _held_out, export_run
 from training.model import SentenceEncoder
-from training.pretrained import ModelMissing, ModelUnsupported, Pretrained, save_pretrained
+from training.pretrained import ModelMissing, ModelUnsupported
 from training.results import Cell, Results
-from training.vocabulary import Pieces
 
 ANYTHING = Variants(min_mean_cosine=-1, min_cosine=-1, min_top10_overlap=0, max_ndcg_drop=100)
 TEXTS = ["a cat", "Die Katze schläft, und der Hund wacht " * 4, "猫", "नीला कुत्ता"]
@@ -68,21 +67,9 @@ def held_out():
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / "run"
-    model = Pretrained(
-        encoder=SentenceEncoder(backbone()).eval(),
-        pieces=Pieces.of(spelling_tokenizer(), 48),
-        prompts={"query": "q: ", "passage": ""},
-        max_tokens=48,
-        name="origin",
-        revision="abc",
-        licence="mit",
-    )
-    save_pretrained(folder / "encoder", model)
-    (folder / "checkpoint").mkdir()
-    state = SentenceEncoder(backbone(seed=1)).state_dict()
-    save_file(state, folder / "checkpoint" / "model.safetensors")
-    recipe = Recipe.model_validate(RECIPE)
-    (folder / "recipe.json").write_text(recipe.model_dump_json(), "utf-8")
+    model = spelling_model(revision="abc", prompts={"query": "q: ", "passage": ""})
+    recipe = Recipe.model_validate(RECIPE).model_dump(mode="json")
+    saved_run(folder, model, recipe, last=SentenceEncoder(backbone(seed=1)))
     lines = [
         json.dumps({"language": p.language, "english": p.english, "foreign": p.foreign})
         for p in held_out()
@@ -130,7 +117,7 @@ def test_a_runs_bundle_is_its_model_cut_and_without_language_to_all_who_read_it(
 
 
 def _check_evaluation(evaluation):
-    assert evaluation["weights"] == "checkpoint"
+    assert evaluation["weights"] == "last"
     assert evaluation["scores"] == {"ntrex bitext accuracy": 61.24}
     assert evaluation["cells"]["ntrex/bitext/de-en"]["value"] == 61.24
     removal = evaluation["language_removal"]
@@ -248,12 +235,12 @@ def test_a_missing_optimum_environment_says_how_to_make_it(run, tmp_path):
 
 
 def test_a_run_without_what_is_asked_for_is_refused(run, tmp_path):
-    with pytest.raises(ModelMissing, match="holds no best"):
-        export_run(run, tmp_path / "bundle", which="best")
+    with pytest.raises(ModelMissing, match="holds no best weights"):
+        export_run(run, tmp_path / "bundle", weights="best")
     (run / "held_out.jsonl").unlink()
     with pytest.raises(ExportFailed, match=r"held_out\.jsonl is missing"):
         export_run(run, tmp_path / "bundle")
-    with pytest.raises(ModelMissing, match="holds no checkpoint"):
+    with pytest.raises(ModelMissing, match="holds no last weights"):
         export_run(tmp_path, tmp_path / "bundle")
 
 

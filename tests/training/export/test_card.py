@@ -2,11 +2,8 @@
 
 import pytest
 
-from tests.training.pretrained_fixtures import backbone, spelling_tokenizer
+from tests.training.pretrained_fixtures import spelling_model
 from training.export.card import model_card
-from training.model import SentenceEncoder
-from training.pretrained import Pretrained
-from training.vocabulary import Pieces
 
 ROW = {
     "language": "de",
@@ -22,13 +19,7 @@ SOURCE = {"rows": 1200, "licence": "CC-BY-2.0-FR", "sha256": "0" * 64}
 
 @pytest.fixture(scope="module")
 def model():
-    return Pretrained(
-        encoder=SentenceEncoder(backbone()),
-        pieces=Pieces.of(spelling_tokenizer(), 48),
-        prompts={"query": "", "passage": ""},
-        max_tokens=48,
-        name="m",
-    )
+    return spelling_model(name="m")
 
 
 def declared(recipe, base, *, data=None, **changes):

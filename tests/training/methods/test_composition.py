@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
+from tests.training.word_fixtures import small_encoder
 from training.batch import Batch, Facts, View
 from training.config.methods import Clear, Distillation, Hybrid, InfoNce
 from training.methods.clear import ClearMethod
@@ -43,19 +43,7 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 
 def new_encoder(*, dropout: float) -> SentenceEncoder:
-    torch.manual_seed(5)
-    shape = BertConfig(
-        vocab_size=60,
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=12,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.3,
-    )
-    return SentenceEncoder(BertModel(shape, add_pooling_layer=False)).train()
+    return small_encoder(60, hidden=WIDTH, seed=5, dropout=dropout, initializer_range=0.3).train()
 
 
 def new_batch() -> Batch:

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertModel
 
 from tests.training.methods.pooled_fixtures import EYE, as_outputs, as_views, random_rows
+from tests.training.pretrained_fixtures import sentence_folder, teacher_folder
 from training.batch import Facts, View
 from training.config.methods import Distillation
 from training.config.recipe import Teacher
@@ -22,7 +22,7 @@ from training.methods.distillation import (
 from training.pretrained import ModelUnsupported
 
 NOTHING = Facts({}, {})
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "cat", "dog", "bird", "sleeps"]
+WORDS = ["red", "blue", "cat", "dog", "bird", "sleeps"]
 TEXTS = ["red cat sleeps", "blue dog", "bird", "red red bird sleeps", "cat dog"]
 
 
@@ -154,31 +154,20 @@ def test_a_batch_without_teacher_vectors_is_refused():
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
     """A random encoder of 48 dimensions in a plain transformers folder."""
-    folder = tmp_path_factory.mktemp("teacher")
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.enable_padding(length=16)  # as all-MiniLM's file does: it must be switched off
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(3)
-    shape = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=16,
-        initializer_range=0.2,
+    return teacher_folder(tmp_path_factory.mktemp("teacher"), WORDS, positions=16)
+
+
+def vectors(teacher, cache, texts=TEXTS, roles=None, *, dimension=32, progress=None, **said):
+    spec = Teacher(**{"model": str(teacher), "max_tokens": 16, "pooling": "mean", **said})
+    return teacher_vectors(
+        spec,
+        texts,
+        roles or ["passage"] * len(texts),
+        dimension=dimension,
+        cache=cache,
+        device=torch.device("cpu"),
+        progress=progress or (lambda _: None),
     )
-    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
-    return folder
-
-
-def vectors(teacher, cache, texts=TEXTS, *, max_tokens=16, pooling="mean", **changes):
-    options = {"dimension": 32, "cache": cache, "device": torch.device("cpu"), **changes}
-    spec = Teacher(model=str(teacher), max_tokens=max_tokens, pooling=pooling)
-    return teacher_vectors(spec, texts, **options)
 
 
 def test_vectors_are_computed_once_and_then_read(teacher, tmp_path):
@@ -197,7 +186,13 @@ def test_vectors_are_computed_once_and_then_read(teacher, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"dimension": 16}, {"texts": TEXTS[::-1]}, {"max_tokens": 8}, {"pooling": "cls"}],
+    [
+        {"dimension": 16},
+        {"texts": TEXTS[::-1]},
+        {"max_tokens": 8},
+        {"pooling": "cls"},
+        {"prompts": {"passage": "red "}},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_shapes_the_vectors_has_a_file_of_its_own(teacher, tmp_path, change):
@@ -246,6 +241,38 @@ def test_a_teacher_of_the_same_width_is_not_turned(teacher, tmp_path):
     turned = vectors(teacher, tmp_path, dimension=47).astype(np.float32)
     assert np.abs(turned @ turned.T - full @ full.T).max() < 5e-3
     assert np.abs(turned - full[:, :47]).max() > 0.1
+
+
+def test_every_text_has_the_prompt_of_its_role(teacher, tmp_path):
+    prompts = {"query": "red ", "passage": "blue "}
+    roles = ["query", "passage", "query"]
+    found = vectors(
+        teacher, tmp_path / "a", ["cat", "cat", "dog"], roles, dimension=48, prompts=prompts
+    )
+    by_hand = vectors(teacher, tmp_path / "b", ["red cat", "blue cat", "red dog"], dimension=48)
+    assert np.array_equal(found, by_hand)
+
+
+def test_the_prompts_are_those_of_the_teachers_folder_unless_the_recipe_says_others(tmp_path):
+    settings = {"prompts": {"query": "q: ", "document": "d: "}}
+    folder = sentence_folder(tmp_path / "teacher", settings=settings)
+    both = (["a cat", "a cat"], ["query", "passage"])
+    own = vectors(folder, tmp_path / "a", *both)
+    told = vectors(folder, tmp_path / "b", *both, prompts={"query": "", "passage": ""})
+    by_hand = ["q: a cat", "d: a cat"]
+    bare = vectors(folder, tmp_path / "c", by_hand, prompts={"query": "", "passage": ""})
+    assert np.array_equal(own, bare)
+    assert np.array_equal(told[0], told[1])
+    assert not np.array_equal(own[0], own[1])
+
+
+def test_without_prompts_a_text_in_two_roles_is_asked_once(teacher, tmp_path):
+    told = []
+    twice = vectors(teacher, tmp_path, ["cat", "cat"], ["query", "passage"], progress=told.append)
+    assert np.array_equal(*twice)
+    assert sum(told) == 2
+    vectors(teacher, tmp_path, ["cat"])
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_student_wider_than_its_teacher_is_refused(teacher, tmp_path):

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
+from tests.training.word_fixtures import BERT, small_encoder, word_tokenizer
 from training.batch import Batch, Facts, Outputs, View
 from training.config.methods import Ear, InfoNce
 from training.methods.ear import EarMethod, embedding_distance, word_attention, word_units
@@ -24,29 +22,12 @@ START, END = 2, 3
 
 
 def an_encoder(*, dropout: float = 0.0, layers: int = LAYERS) -> SentenceEncoder:
-    torch.manual_seed(11)
-    shape = BertConfig(
-        vocab_size=40,
-        hidden_size=WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=32,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.3,
-    )
-    return SentenceEncoder(BertModel(shape, add_pooling_layer=False)).train()
+    shape = {"intermediate_size": 24, "max_position_embeddings": 32, "initializer_range": 0.3}
+    return small_encoder(40, hidden=WIDTH, layers=layers, seed=11, dropout=dropout, **shape).train()
 
 
 def some_pieces() -> Pieces:
-    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{i}": i for i in range(4, 40)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return Pieces.of(tokenizer, 32)
+    return Pieces.of(word_tokenizer([f"w{i}" for i in range(4, 40)], special=BERT[:4]), 32)
 
 
 def a_method(encoder: SentenceEncoder, **settings: object) -> EarMethod:

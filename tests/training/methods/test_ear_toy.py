@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel
 
+from tests.training.word_fixtures import BERT, small_encoder, word_tokenizer
 from training.batch import Batch, Facts, Method, View
 from training.config.methods import Ear, InfoNce
 from training.corpus import Corpus
@@ -33,15 +31,8 @@ def pairs(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
 
 
 def the_pieces() -> Pieces:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = [*special, *(f"{kind}{c}" for kind in ("plain", "other") for c in range(CONCEPTS))]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.add_special_tokens(special)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return Pieces.of(tokenizer, 16)
+    words = [f"{kind}{c}" for kind in ("plain", "other") for c in range(CONCEPTS)]
+    return Pieces.of(word_tokenizer(words, special=BERT[:4]), 16)
 
 
 def as_view(pieces: Pieces, texts: list[str]) -> View:
@@ -51,16 +42,8 @@ def as_view(pieces: Pieces, texts: list[str]) -> View:
 
 def trained(seed: int, method: str, folder: Path) -> SentenceEncoder:
     pieces, rng = the_pieces(), np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    encoder = SentenceEncoder(
-        BertModel(
-            BertConfig(
-                vocab_size=pieces.size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                intermediate_size=32, max_position_embeddings=16, initializer_range=0.1,
-            ),
-            add_pooling_layer=False,
-        )
-    ).train()  # fmt: skip
+    shape = {"intermediate_size": 32, "max_position_embeddings": 16, "initializer_range": 0.1}
+    encoder = small_encoder(pieces.size, layers=1, seed=seed, dropout=0.1, **shape).train()
     dealt = pairs(rng, STEPS * ROWS)
     texts = [text for pair in dealt for text in pair]
     numbers = np.arange(len(texts))

@@ -13,13 +13,14 @@ from transformers import BertConfig, BertForMaskedLM
 from tests.training.conftest import write_pairs
 from tests.training.pretrained_fixtures import SHAPE, transformers_folder
 from training.benchmarks.files import BenchmarkMissing
-from training.checkpoint import CheckpointMismatch
+from training.checkpoint import CheckpointMismatch, RunFolder
 from training.config.evaluation import Evaluation
 from training.config.recipe import Recipe, Start, Stopping
 from training.data import read_corpus
 from training.mlm import MlmHead
 from training.model import ModelMissing
 from training.pretrained import open_pretrained
+from training.trainer.inputs import files_read
 from training.trainer.processes import TrainingFailed
 from training.trainer.run import Options, fingerprint_of, run_recipe
 from training.trainer.stopping import MetricUnknown
@@ -153,6 +154,66 @@ def test_other_data_is_refused_on_resuming(recipe, data, tmp_path):
         run(recipe, mine, tmp_path / "run", resume=True)
 
 
+SENTENCES = {"kind": "cross", "roles": ["sentence", "sentence"], "data": ["parallel"]}
+WORDS_OF = {
+    "synonyms": (
+        "ear.tsv",
+        SENTENCES,
+        {"method": "ear", "perturber": {"kind": "synonyms", "path": "ear.tsv"}},
+        "cat\tdog\n",
+        "cat\tbird\n",
+    ),
+    "lexicon": (
+        "words/en-de.tsv",
+        {
+            "kind": "translation",
+            "data": ["parallel"],
+            "languages": ["en", "de"],
+            "aligner": {"kind": "lexicon", "path": "words/{source}-{target}.tsv"},
+        },
+        {"method": "weam"},
+        "en\tde\ncat\tKatze\nred\trot\n",
+        "en\tde\ncat\tKatze\nblue\tblau\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS_OF)
+def test_another_table_of_words_is_refused_on_resuming(recipe, data, tmp_path, kind):
+    name, batches, method, before, after = WORDS_OF[kind]
+    mine = tmp_path / "data"
+    shutil.copytree(data, mine)
+    (mine / name).parent.mkdir(exist_ok=True)
+    (mine / name).write_text(before, "utf-8")
+    content = json.loads(recipe.model_dump_json())
+    stage = {**content["stage"][1], "batches": [batches], "methods": [method], "token_dropout": 0}
+    worded = Recipe.model_validate({**content, "stage": [stage], "teacher": None})
+    run(worded, mine, tmp_path / "run", stop_after_steps=1)
+    (mine / name).write_text(after, "utf-8")
+    with pytest.raises(CheckpointMismatch, match=rf"other data.*{name}"):
+        run(worded, mine, tmp_path / "run", resume=True)
+    (mine / name).write_text(before, "utf-8")
+    _, said = run(worded, mine, tmp_path / "run", resume=True, stop_after_steps=1)
+    assert "resumed after step 1" in said
+
+
+def test_another_benchmark_is_refused_on_resuming(recipe, data, tmp_path):
+    """Its scores decide which weights are the best ones, and stand beside those from before."""
+    mine = tmp_path / "data"
+    shutil.copytree(data, mine)
+    place = mine / "eval" / "bli"
+    place.mkdir()
+    words = [("cat", "Katze"), ("dog", "Hund"), ("bird", "Vogel"), ("horse", "Pferd")]
+    words += [("garden", "Garten"), ("house", "Haus"), ("river", "Fluss")]
+    rows = ["english\tforeign", *("\t".join(pair) for pair in words)]
+    (place / "en-de.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    measured = recipe.model_copy(update={"evaluation": Evaluation(benchmarks=[{"name": "bli"}])})
+    run(measured, mine, tmp_path / "run", stop_after_steps=1)
+    (place / "en-de.tsv").write_text("\n".join(rows[:-1]) + "\n", "utf-8")
+    with pytest.raises(CheckpointMismatch, match=r"other data.*eval/bli/en-de\.tsv"):
+        run(measured, mine, tmp_path / "run", resume=True)
+
+
 def test_an_encoder_of_another_recipe_does_not_linger(recipe, data, tmp_path):
     """A run that died before its first checkpoint leaves an encoder behind."""
     out = tmp_path / "run"
@@ -173,10 +234,10 @@ def test_best_weights_and_links_of_another_recipe_do_not_linger(recipe, data, tm
     wilder = wild(stopping(recipe)).model_copy(update={"name": "other"})
     with pytest.raises(TrainingFailed):
         run(wilder, data, out)
-    assert (out / "best" / "model.safetensors").is_file()
+    shutil.copytree(out / "best", out / "best.old")  # as a crash between two renames leaves it
     (out / "links").mkdir()
     run(recipe, data, out, stop_after_steps=1)
-    assert not (out / "best").exists()
+    assert not RunFolder(out).best.exists
     assert not (out / "links").exists()
 
 
@@ -261,7 +322,8 @@ def test_evaluating_changes_nothing_that_is_trained(whole, recipe, data, tmp_pat
     shutil.copytree(whole[0] / "encoder", out / "encoder")
     mark = out / "encoder" / "made_for.txt"
     often = with_loop(recipe, evaluate_every=3)
-    mark.write_text(fingerprint_of(often, read_corpus(data, often)), "utf-8")
+    corpus = read_corpus(data, often)
+    mark.write_text(fingerprint_of(often, corpus, files_read(often, corpus, data)), "utf-8")
     run(often, data, out)
     assert_same_weights(whole[0], out)
 
