@@ -6,6 +6,8 @@ ServiceError
 │   └── UnknownField      a filter or a document names a metadata field that is not declared
 ├── NotFound              no such collection, document or model
 ├── Conflict              the request contradicts what is stored
+│   ├── EpochMismatch     the route has moved on since the caller looked
+│   └── Behind            a generation lacks revisions that the catalog has acknowledged
 ├── Overloaded            the queue is full; try again after `retry_after_s`
 ├── DeadlineExceeded      the request's time was up before its work began
 ├── Unavailable           a dependency does not answer; try again after `retry_after_s`
@@ -63,6 +65,16 @@ class Conflict(ServiceError):
     """The request contradicts what is stored."""
 
     code = "conflict"
+
+
+class EpochMismatch(Conflict):
+    """The route is at another epoch than the caller named: somebody else has switched."""
+
+    code = "epoch_mismatch"
+
+
+class Behind(Conflict):
+    """A generation lacks revisions that the catalog has acknowledged, and may not go live yet."""
 
 
 class Unavailable(ServiceError):

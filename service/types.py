@@ -28,6 +28,9 @@ Wait: TypeAlias = Literal["stored", "visible"]
 ModelState: TypeAlias = Literal["active", "available", "invalid"]
 """A bundle of the registry: it serves, it could serve, or it breaks the contract."""
 
+MigrationStep: TypeAlias = Literal["pause", "resume", "abort", "rollback", "cut-over", "finish"]
+"""What an operator may do to a migration that is under way, or to a generation that soaks."""
+
 UNDETERMINED = "und"
 """BCP-47's code for a language that nobody could tell."""
 
@@ -216,3 +219,91 @@ class Status:
     space: str
     applied: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationOptions:
+    """How a migration is to run. What is None is left to the settings.
+
+    `hold`: stay ready until told to cut over. `override`: the quality checks of the gate that may
+    fail, for the stated `reason`.
+    """
+
+    hold: bool = False
+    override: Sequence[str] = ()
+    reason: str = ""
+    passages_per_s: float | None = None
+    soak_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateCheck:
+    """One thing that the gate looked at; `measures` are its numbers, by language or pair of languages."""
+
+    name: str
+    ok: bool
+    detail: str
+    overridable: bool
+    measures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """What was proven of a generation before it may go live, and which failures were overridden, why."""
+
+    passed: bool
+    checks: Sequence[GateCheck]
+    overridden: Sequence[str]
+    reason: str
+    at: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionProgress:
+    """How far a generation has come with one collection; `error` says what holds it up."""
+
+    name: str
+    state: str
+    applied: int
+    total: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodState:
+    """A process of the service, as it reported itself: whether it has the generation open."""
+
+    id: str
+    seen_s_ago: float
+    epoch: int
+    loaded: bool
+    refused: str
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A generation on its way from registered to live, or from live to retired."""
+
+    generation: int
+    bundle: str
+    version: str
+    precision: str
+    space: str
+    state: str
+    paused: bool
+    live: bool
+    epoch: int
+    created: str
+    changed: str
+    error: str
+    options: MigrationOptions
+    collections: Sequence[CollectionProgress]
+    applied: int
+    total: int
+    passages_per_s: float | None
+    remaining_s: float | None
+    report: GateReport | None
+    shadow: Mapping[str, Any] | None
+    soak_until: str | None
+    pods: Sequence[PodState]

@@ -11,18 +11,35 @@ from typing import Self
 from service.catalog.collections import Collection, Collections
 from service.catalog.database import Database
 from service.catalog.documents import Counts, Documents, StoredDocument, Written
-from service.catalog.generations import Event, Failure, Generation, Generations, Route, State
+from service.catalog.generations import Generations
+from service.catalog.leases import Lease, Leases
 from service.catalog.passages import Change, Passage, Passages
+from service.catalog.pods import Pod, Pods
+from service.catalog.records import (
+    FINISHED,
+    UNDER_WAY,
+    Cursor,
+    Event,
+    Failure,
+    Generation,
+    Route,
+    State,
+)
 
 __all__ = [
+    "FINISHED",
+    "UNDER_WAY",
     "Catalog",
     "Change",
     "Collection",
     "Counts",
+    "Cursor",
     "Event",
     "Failure",
     "Generation",
+    "Lease",
     "Passage",
+    "Pod",
     "Route",
     "State",
     "StoredDocument",
@@ -43,6 +60,8 @@ class Catalog:
         self.documents = Documents(self._database)
         self.passages = Passages(self._database)
         self.generations = Generations(self._database)
+        self.leases = Leases(self._database)
+        self.pods = Pods(self._database)
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:

@@ -1,6 +1,6 @@
 """How passage rows follow a write: kept by number, newly made, or left as tombstones.
 
-The functions run inside the caller's transaction, which holds the head (`database.hold`). Each
+The functions run inside the caller's transaction, which holds the head (`Database.write`). Each
 returns the last revision that it gave out, or 0 if it touched no passage.
 """
 

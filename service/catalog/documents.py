@@ -19,7 +19,7 @@ from service import filters
 from service.catalog import schema
 from service.catalog.collections import fields_of
 from service.catalog.cuts import Cuts, bury, cut, last_revision
-from service.catalog.database import CHUNK, Database, allot, chunks, hold
+from service.catalog.database import CHUNK, Database, allot, chunks
 from service.errors import InvalidInput, NotFound
 from service.filters import Filter
 from service.types import Document, DocumentPage, DocumentSummary, FieldType, Span
@@ -76,8 +76,7 @@ class Documents:
             stored.document.id: _draft(stored, fields, pointer=f"/documents/{position}")
             for position, stored in enumerate(documents)
         }
-        with self._database.write() as connection:
-            hold(connection)
+        with self._database.numbering() as connection:
             fields_of(connection, collection)  # it may have been deleted meanwhile
             present = _present(connection, collection, list(drafts))
             same = [key for key, old in present.items() if old[1] == drafts[key].digest]
@@ -89,8 +88,7 @@ class Documents:
 
     def delete(self, collection: int, ids: Sequence[str]) -> Written:
         """Delete documents by id; unknown ids are no error, and not counted."""
-        with self._database.write() as connection:
-            hold(connection)
+        with self._database.numbering() as connection:
             fields_of(connection, collection)
             present = _present(connection, collection, list(dict.fromkeys(ids)))
             revision = bury(connection, [document for document, _ in present.values()])
@@ -116,8 +114,7 @@ class Documents:
                 return Written(revision, documents=count)
             last = reached
             if ids:
-                with self._database.write() as connection:
-                    hold(connection)
+                with self._database.numbering() as connection:
                     still, _ = _matching(
                         connection, collection, resolved, fields, which=columns.id.in_(ids)
                     )

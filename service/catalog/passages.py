@@ -10,7 +10,7 @@ from service import filters
 from service.catalog import schema
 from service.catalog.collections import fields_of
 from service.catalog.database import Database, chunks
-from service.catalog.generations import FINISHED
+from service.catalog.records import FINISHED
 from service.types import Scalar, Span
 
 ROWS = schema.passages.c
@@ -174,7 +174,8 @@ class Passages:
             .select_from(
                 schema.generations.outerjoin(
                     schema.cursors,
-                    (cursors.generation == generations.id) & (cursors.collection == collection),
+                    (cursors.generation == generations.indexes)
+                    & (cursors.collection == collection),
                 )
             )
             .where(generations.state.not_in(FINISHED))

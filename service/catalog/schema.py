@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -22,10 +23,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
-VERSION = 1
+VERSION = 2
 
 Key = BigInteger().with_variant(Integer, "sqlite")
 """64 bits on both: SQLite's INTEGER has them, and only under that name is the row id itself."""
@@ -104,6 +106,14 @@ generations = Table(
     Column("dimension", Integer, nullable=False),
     Column("state", String(32), nullable=False),
     Column("created", String(32), nullable=False),
+    Column("precision", String(16), nullable=False, server_default=""),
+    Column("indexes", Key, nullable=False, server_default="0"),
+    Column("changed", String(32), nullable=False, server_default=""),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("error", Text, nullable=False, server_default=""),
+    Column("options", JSON, nullable=False, server_default="{}"),
+    Column("report", JSON(none_as_null=True)),
+    Column("request", String(200), unique=True),
 )
 
 cursors = Table(
@@ -112,6 +122,7 @@ cursors = Table(
     Column("generation", Key, primary_key=True, autoincrement=False),
     Column("collection", Key, primary_key=True, autoincrement=False),
     Column("applied_rev", Key, nullable=False),
+    Column("verified", Boolean, nullable=False, server_default=false()),
 )
 
 failures = Table(
@@ -131,6 +142,27 @@ route = Table(
     Column("epoch", Key, nullable=False),
     Column("active", Key),
     Column("previous", Key),
+    Column("soak_until", Float),
+    Column("gate_until", Float),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("fence", Key, nullable=False),
+    Column("expires", Float, nullable=False),
+)
+
+pods = Table(
+    "pods",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("seen", Float, nullable=False),
+    Column("epoch", Key, nullable=False),
+    Column("loaded", JSON, nullable=False),
+    Column("refused", JSON, nullable=False),
 )
 
 events = Table(
@@ -142,3 +174,22 @@ events = Table(
     Column("generation", Key),
     Column("detail", JSON, nullable=False),
 )
+
+UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE generations ADD COLUMN precision VARCHAR(16) NOT NULL DEFAULT ''",
+        "ALTER TABLE generations ADD COLUMN indexes BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE generations ADD COLUMN changed VARCHAR(32) NOT NULL DEFAULT ''",
+        "ALTER TABLE generations ADD COLUMN paused BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE generations ADD COLUMN error TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE generations ADD COLUMN options JSON NOT NULL DEFAULT '{}'",
+        "ALTER TABLE generations ADD COLUMN report JSON",
+        "ALTER TABLE generations ADD COLUMN request VARCHAR(200)",
+        "CREATE UNIQUE INDEX generations_request ON generations (request)",
+        "UPDATE generations SET indexes = id, changed = created",
+        "ALTER TABLE cursors ADD COLUMN verified BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE route ADD COLUMN soak_until DOUBLE PRECISION",
+        "ALTER TABLE route ADD COLUMN gate_until DOUBLE PRECISION",
+    )
+}
+"""What turns a layout into the next one, beside the tables that are new."""
