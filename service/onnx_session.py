@@ -4,7 +4,6 @@ Why explicit threads: ONNX Runtime counts the host's cores, which a container's 
 change; and spinning threads burn the cores that the tokenizer and the index need.
 """
 
-import ctypes
 import gc
 import math
 import os
@@ -18,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as pybind
 
+from service import memory
 from service.errors import BundleInvalid, ConfigurationError, EngineFailure
 from service.types import Matrix
 
@@ -61,7 +61,8 @@ class OnnxSession:
     def close(self) -> None:
         """Give the weights back to the system; batches that are running end first."""
         self._session = None
-        trim_memory()
+        gc.collect()
+        memory.trim()
 
 
 def open_session(path: Path, *, device: Device, threads: int) -> OnnxSession:
@@ -98,15 +99,6 @@ def cpu_limit(
     """The cores that this process may use: affinity and cpuset, and the cgroup's quota (v1 or v2)."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, math.floor(min([cores, *_quotas(cgroups, membership)])))
-
-
-def trim_memory() -> None:
-    """Hand freed memory back to the system; without it every model swap leaves some behind."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return  # not glibc: there is nothing to trim
 
 
 def _options(threads: int) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.errors import BundleInvalid, ConfigurationError, EngineFailure
-from service.onnx_session import check_device, cpu_limit, open_session, trim_memory
+from service.onnx_session import check_device, cpu_limit, open_session
 from tests.tiny_bundle import fp32_model, pooled_model
 
 
@@ -176,8 +176,3 @@ def test_the_cores_are_those_that_the_process_may_run_on():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == "1\n"
-
-
-def test_memory_can_be_trimmed_at_any_time(session):
-    trim_memory()
-    assert session(*batch(1, 2)).shape == (1, 16)
