@@ -3,6 +3,7 @@
 import pytest
 
 from service.bundle import Bundle
+from tests import postgres
 from tests.tiny_bundle import build_tiny_bundle
 
 
@@ -20,3 +21,23 @@ def tiny_bundle(tmp_path_factory) -> Bundle:
         prompts={"query": "query: ", "passage": "passage: "},
         precisions=("fp32", "int8"),
     )
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """The URL of a real PostgreSQL server; the tests that ask for it are skipped where there is none."""
+    reason = postgres.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request, tmp_path):
+    """The URL of an empty catalog, of either kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'catalog.db'}"
+    else:
+        with postgres.schema(request.getfixturevalue("postgres_server")) as url:
+            yield url

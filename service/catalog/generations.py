@@ -76,15 +76,17 @@ class Generations:
             Conflict: another generation is under way or soaks, or the request was for another one.
             EpochMismatch: the route is not at `epoch`.
         """
-        wanted = (bundle, version, precision, dict(options or {}))
+        wanted = {"model": f"{bundle}/{version}", "precision": precision, **(options or {})}
         with self._database.write() as connection:
             known = requested(connection, request) if request else None
             if known is not None:
-                if (known.bundle, known.version, known.precision, known.options) != wanted:
+                before, asked = known  # its options may have changed since, what was asked has not
+                if asked != wanted:
                     raise Conflict(
-                        f"the idempotency key {request!r} was used for {known.model} before"
+                        f"the idempotency key {request!r} was used for {before.model} before,"
+                        " or with other options"
                     )
-                return known
+                return before
             route = route_row(connection)
             expect_epoch(route, epoch)
             refuse_a_second(connection, route)
@@ -105,9 +107,11 @@ class Generations:
                 at,
                 paused=False,
                 error="",
-                options=wanted[3],
+                options=dict(options or {}),
             )
-            connection.execute(insert(schema.generations).values(**asdict(new), request=request))
+            connection.execute(
+                insert(schema.generations).values(**asdict(new), request=request, requested=wanted)
+            )
             note(
                 connection,
                 "registered",

@@ -36,10 +36,12 @@ def generation_row(connection: Connection, number: int) -> Generation:
     return as_generation(row)
 
 
-def requested(connection: Connection, request: str) -> Generation | None:
-    wanted = select(*COLUMNS).where(schema.generations.c.request == request)
+def requested(connection: Connection, request: str) -> tuple[Generation, Any] | None:
+    """The generation that a request made, and what was asked for then."""
+    columns = schema.generations.c
+    wanted = select(*COLUMNS, columns.requested).where(columns.request == request)
     row = connection.execute(wanted).one_or_none()
-    return None if row is None else as_generation(row)
+    return None if row is None else (as_generation(row[:-1]), row[-1])
 
 
 def change(connection: Connection, number: int, **values: Any) -> None:

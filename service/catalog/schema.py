@@ -114,6 +114,7 @@ generations = Table(
     Column("options", JSON, nullable=False, server_default="{}"),
     Column("report", JSON(none_as_null=True)),
     Column("request", String(200), unique=True),
+    Column("requested", JSON(none_as_null=True)),
 )
 
 cursors = Table(
@@ -185,6 +186,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE generations ADD COLUMN options JSON NOT NULL DEFAULT '{}'",
         "ALTER TABLE generations ADD COLUMN report JSON",
         "ALTER TABLE generations ADD COLUMN request VARCHAR(200)",
+        "ALTER TABLE generations ADD COLUMN requested JSON",
         "CREATE UNIQUE INDEX generations_request ON generations (request)",
         "UPDATE generations SET indexes = id, changed = created",
         "ALTER TABLE cursors ADD COLUMN verified BOOLEAN NOT NULL DEFAULT FALSE",

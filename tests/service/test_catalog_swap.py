@@ -203,6 +203,11 @@ def test_a_request_made_twice_makes_one_generation(catalog):
     live(catalog)
     first = register(catalog, "2", request="key", options={"hold": True})
     assert register(catalog, "2", request="key", options={"hold": True}) == first
+    catalog.generations.choose(first.id, hold=False, memory_bytes=9)  # it goes on meanwhile
+    again = register(catalog, "2", request="key", options={"hold": True})
+    assert (again.id, again.options) == (first.id, {"hold": False, "memory_bytes": 9})
+    with pytest.raises(Conflict, match=r"'key' was used for b/2 before, or with other options"):
+        register(catalog, "2", request="key", options={"hold": False})
     with pytest.raises(Conflict, match=r"'key' was used for b/2"):
         register(catalog, "3", request="key")
     assert len(catalog.generations.list()) == 2
