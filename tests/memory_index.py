@@ -23,7 +23,7 @@ class MemoryIndex:
     durable: dict[int, Point] = field(default_factory=dict)
 
     async def apply(self, upserts, deletes):
-        await self.backend.reached("apply", self.spec.name)
+        await self.reached("apply")
         assert not {point.id for point in upserts} & set(deletes)
         for point in upserts:
             assert point.vector.shape == (self.spec.dimension,)
@@ -32,23 +32,32 @@ class MemoryIndex:
             self.visible.pop(gone, None)
 
     async def flush(self):
-        await self.backend.reached("flush", self.spec.name)
+        await self.reached("flush")
         self.durable = dict(self.visible)
 
+    async def settle(self):
+        await self.reached("settle")
+
     async def search(self, queries):
-        await self.backend.reached("search", self.spec.name)
+        await self.reached("search")
         return [self._search(query) for query in queries]
 
     async def scan(self, *, page=10_000):
         pairs = sorted((point.id, point.rev) for point in self.visible.values())
         for start in range(0, len(pairs), page):
-            await self.backend.reached("scan", self.spec.name)
+            await self.reached("scan")
             yield pairs[start : start + page]
 
     async def count(self, where=None):
         return sum(
             where is None or matches(where, values(point)) for point in self.visible.values()
         )
+
+    async def reached(self, operation):
+        """What was opened before the index was dropped is no way to the one that was made since."""
+        await self.backend.reached(operation, self.spec.name)
+        if self.backend.indexes.get(self.spec.name) is not self:
+            raise NotFound(f"there is no index {self.spec.name}")
 
     def _search(self, query):
         found = []

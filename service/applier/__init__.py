@@ -2,5 +2,6 @@
 
 from service.applier.applier import Applier
 from service.applier.progress import Progress
+from service.applier.throttle import Throttle
 
-__all__ = ["Applier", "Progress"]
+__all__ = ["Applier", "Progress", "Throttle"]

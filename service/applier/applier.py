@@ -1,54 +1,48 @@
-"""The one loop by which an index follows the catalog: read, embed, apply, flush, advance the cursor.
+"""The applier of a generation: its indexes in this process, filled by it or by another, and searched.
 
-First load, live writes, deletions, resumption after a crash and rebuilding are all this loop with
-different starting cursors. While one batch is applied the next is read and embedded, so the
-encoder need not wait for the index; a batch that was read from a position at which the index no
-longer stands is thrown away, so nothing is ever applied out of order. A collection that fails is
-put off with growing pauses and holds up no other.
+One process of all that have a generation open fills its indexes, the holder of the lease for it
+(`lead`); the others answer from them, as far as the catalog says that they have come (`follow`).
+The lease, the cursors and the names of the indexes belong to `generation.indexes`: two generations
+of one space share one index, one cursor and one writer, and in one process one applier.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self
 
-import structlog
 from anyio import to_thread
 
 from service.applier.batch import Batches, Compose, Embed
+from service.applier.follow import Follower
+from service.applier.lag import Lag
+from service.applier.lead import Leader
+from service.applier.lease import LeaseKeeper
+from service.applier.leftovers import Leftovers
 from service.applier.progress import Progress, measure
 from service.applier.shelf import Shelf
+from service.applier.shelves import Shelves
+from service.applier.throttle import Throttle
 from service.applier.writer import Writer
 from service.catalog import Catalog, Collection, Generation
-from service.errors import IndexCorrupt, IndexUnavailable, NotFound, ServiceError, Unavailable
+from service.errors import IndexUnavailable, NotFound, Unavailable
 from service.metrics import Metrics
 from service.vectors.backend import VectorBackend, VectorIndex
 
-log = structlog.get_logger(__name__)
-
-Work: TypeAlias = Callable[[], Awaitable[None]]
-
-POLL_S = 1.0
-"""How often the catalog is asked without a `notify`: another replica may have written."""
-REPORT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Something to be done to an index; nothing is read ahead for it meanwhile if `alone`."""
-
-    shelf: Shelf
-    work: Work
-    alone: bool
+DRAIN_POLL_S = 0.02
 
 
 class Applier:
-    """Keeps the indexes of a generation in step with the catalog, for as long as it is entered."""
+    """Keeps the indexes of a generation in step with the catalog, for as long as it is entered.
 
-    def __init__(
+    `owner` is this process among all; one that keeps its name over a restart has its lease back at
+    once, others wait until it has run out. `takeover_grace_s` is how long a write of another owner
+    may still be in flight: 0 where the backend itself lets one process in, as the embedded one does.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is one decision of who starts it
         self,
         generation: Generation,
         catalog: Catalog,
@@ -60,36 +54,65 @@ class Applier:
         flush_interval_s: float,
         flush_passages: int,
         metrics: Metrics,
+        owner: str,
+        lease_ttl_s: float = 10.0,
+        takeover_grace_s: float = 5.0,
+        throttle: Throttle | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.throttle = throttle or Throttle(None, lambda: False)
+        """Pause it, or change its rate, at any time."""
         self._generation = generation
         self._catalog = catalog
-        self._batches = Batches(catalog, embed, compose=compose, batch_passages=batch_passages)
-        self._writer = Writer(
-            generation, catalog, backend, flush_passages=flush_passages, metrics=metrics
+        self._keeper = LeaseKeeper(
+            catalog,
+            f"writer-{generation.indexes}",
+            owner,
+            ttl_s=lease_ttl_s,
+            grace_s=takeover_grace_s,
+            clock=clock,
         )
-        self._flush_interval_s = flush_interval_s
-        self._lag = metrics.index_lag_passages
-        self._log = log.bind(generation=generation.id)
-        self._shelves: dict[int, Shelf] = {}
-        self._served = 0  # the collection whose turn was last
-        self._reported_at = 0.0
-        self._wake = asyncio.Event()
+        self._shelves = Shelves(catalog, generation=generation.indexes, fenced=self._keeper.lose)
+        lag = Lag(generation.indexes, catalog, self._shelves, metrics=metrics)
+        self._follower = Follower(generation, catalog, backend, self._shelves, lag=lag)
+        writer = Writer(
+            generation,
+            catalog,
+            backend,
+            keeper=self._keeper,
+            flush_passages=flush_passages,
+            metrics=metrics,
+        )
+        self._leader = Leader(
+            generation,
+            catalog,
+            self._shelves,
+            writer=writer,
+            leftovers=Leftovers(catalog, backend, self._shelves, writer=writer),
+            batches=Batches(
+                catalog, self.throttle.around(embed), compose=compose, batch_passages=batch_passages
+            ),
+            throttle=self.throttle,
+            flush_interval_s=flush_interval_s,
+            lag=lag,
+        )
         self._stop = asyncio.Event()
-        self._writing = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        collections = await to_thread.run_sync(self._catalog.collections.list)
-        cursors = await to_thread.run_sync(self._catalog.generations.cursors, self._generation.id)
-        for collection in collections:
-            self._place(collection, cursors.get(collection.id, 0))
-        for shelf in list(self._shelves.values()):
-            await self._attempt(_Job(shelf, partial(self._writer.open, shelf), alone=True))
-            if shelf.index is None:
-                break  # the loop opens it, and the others, as soon as that is possible
-        else:
-            await self._tidy()
-        self._loop = asyncio.create_task(self._run(), name=f"applier {self._generation.id}")
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._keeper.release)
+            await self._keeper.ask()
+            if self._keeper.ready:
+                await self._leader.begin()
+            else:
+                await self._shelves.census()
+                await self._follower.look()
+            undo.pop_all()
+        name = f"applier {self._generation.id}"
+        self._keeping = asyncio.create_task(self._keeper.keep(), name=f"lease of {name}")
+        self._loop = asyncio.create_task(self._run(), name=name)
         return self
 
     async def __aexit__(
@@ -99,15 +122,25 @@ class Applier:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        if self._loop is not None:
-            await self._loop
-        for shelf in self._shelves.values():
-            if shelf.flush_by < float("inf"):
-                await self._attempt(_Job(shelf, partial(self._writer.flush, shelf), alone=False))
+        self._follower.stir()
+        try:
+            if self._loop is not None:
+                await self._loop
+            await self._leader.end()
+        finally:
+            self._keeper.stop()
+            if self._keeping is not None:
+                await self._keeping
+            await self._keeper.release()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process fills the indexes, as far as it knows."""
+        return self._leader.leads
 
     def notify(self) -> None:
         """Say that something was written; from the event loop, and at no cost."""
-        self._wake.set()
+        self._shelves.stirred.set()
 
     def index(self, collection: int) -> VectorIndex:
         """The index of a collection; `IndexUnavailable` until it was found equal to the catalog.
@@ -134,55 +167,63 @@ class Applier:
         try:
             async with asyncio.timeout(timeout_s):
                 while not (shelf := self._shelf(collection)).shows(revision):
-                    await shelf.moved.wait()
+                    with self._follower.watched():
+                        await shelf.moved.wait()
         except TimeoutError:
             return False
         return True
 
+    async def drain(self, *, timeout_s: float) -> bool:
+        """Whether every index becomes durable up to the head, as the catalog has both, in this time.
+
+        The caller sees to it that nobody writes. Where another process fills the indexes, that one
+        is waited for; a paused throttle is not resumed.
+        """
+        self.notify()
+        try:
+            with self._leader.hurried():
+                async with asyncio.timeout(timeout_s):
+                    while True:
+                        if await self._drained():
+                            return True
+                        await asyncio.sleep(DRAIN_POLL_S)
+        except TimeoutError:
+            return False
+
+    async def settle(self) -> None:
+        """Return when every index that is open searches as well and as fast as it will."""
+        for shelf in self._shelves:
+            if shelf.index is not None:
+                await shelf.index.settle()
+
     async def attach(self, collection: Collection) -> None:
-        """Follow a collection from now on; returns when its index is open, or cannot be for now."""
-        if collection.id not in self._shelves:
-            shelf = self._place(collection, 0)
-            await self._attempt(_Job(shelf, partial(self._writer.open, shelf), alone=True))
+        """Follow a collection from now on; returns when its index is open, or cannot be for now.
+
+        The loop finds it by itself within a second; this is for who wants to write to it at once.
+        """
+        if self._shelves.get(collection.id) is None:
+            shelf = self._shelves.place(collection)
+            if self.leads:
+                await self._leader.open(shelf)
+            else:
+                await self._follower.open(shelf)
 
     async def detach(self, collection: int) -> None:
-        """Follow a collection no longer, and drop its index."""
-        shelf = self._shelves.pop(collection, None)
-        if shelf is not None:
-            shelf.wake()
-            try:
-                async with self._writing:
-                    await self._writer.drop(shelf.name)
-            except Unavailable as error:
-                # The catalog has forgotten it already; the next start drops what is left over.
-                self._log.warning("index is left over", index=shelf.name, error=error.detail)
+        """Follow a collection no longer; who fills its index drops it."""
+        shelf = self._shelves.remove(collection)
+        if shelf is not None and self.leads:
+            await self._leader.drop(shelf)
 
     def suspect(self, collection: int) -> None:
         """Have an index compared with the catalog again: a search found something wrong with it."""
-        self._shelf(collection).verified = False
+        self._shelf(collection).suspect()
         self.notify()
+        self._follower.stir()
 
     async def progress(self) -> list[Progress]:
         """How far each collection has come."""
-        return [await self._measure(shelf) for shelf in list(self._shelves.values())]
-
-    def _measure(self, shelf: Shelf) -> Awaitable[Progress]:
-        return measure(self._catalog, self._generation.id, shelf)
-
-    async def _tidy(self) -> None:
-        """Drop the indexes of this generation whose collection was deleted while nobody listened."""
-        wanted = {shelf.name for shelf in self._shelves.values()}
-        try:
-            for name in await self._writer.names():
-                if name not in wanted:
-                    await self._writer.drop(name)
-        except Unavailable as error:
-            self._log.warning("indexes may be left over", error=error.detail)
-
-    def _place(self, collection: Collection, durable: int) -> Shelf:
-        shelf = Shelf(collection, self._writer.name(collection.id), durable)
-        self._shelves[collection.id] = shelf
-        return shelf
+        indexes = self._generation.indexes
+        return [await measure(self._catalog, indexes, shelf) for shelf in self._shelves]
 
     def _shelf(self, collection: int) -> Shelf:
         shelf = self._shelves.get(collection)
@@ -190,147 +231,20 @@ class Applier:
             raise NotFound(f"collection {collection} is not here, or was deleted")
         return shelf
 
-    async def _run(self) -> None:
-        stop = asyncio.create_task(self._stop.wait())
-        ahead = asyncio.create_task(self._prepare())
-        try:
-            while not stop.done():
-                await asyncio.wait(
-                    {stop, ahead}, timeout=self._until_flush(), return_when=asyncio.FIRST_COMPLETED
-                )
-                if ahead.done() and not stop.done():
-                    job = ahead.result()
-                    job.shelf.busy = job.alone
-                    ahead = asyncio.create_task(self._prepare())
-                    await self._attempt(job)
-                await self._flush_due()
-        finally:
-            for task in (stop, ahead):
-                task.cancel()
-            await asyncio.wait({stop, ahead})
-
-    async def _attempt(self, job: _Job) -> None:
-        """Do something to an index; whatever goes wrong is the misfortune of its shelf alone."""
-        shelf = job.shelf
-        shelf.busy = job.alone
-        try:
-            async with self._writing:
-                if self._shelves.get(shelf.collection.id) is shelf:
-                    await job.work()
-            shelf.recovered()
-        except (NotFound, IndexCorrupt) as error:
-            shelf.condemn("missing" if isinstance(error, NotFound) else "corrupt")
-            self._put_off(shelf, error.detail)
-        except ServiceError as error:
-            self._put_off(shelf, error.detail)
-        except Exception as error:
-            log.exception("a bug holds up indexing", collection=shelf.collection.id)
-            self._put_off(shelf, repr(error))
-        finally:
-            shelf.busy = False
-            self.notify()
-
-    def _put_off(self, shelf: Shelf, error: str) -> None:
-        if shelf.error != error:  # one line when it begins, not one for every attempt
-            self._log.warning("indexing is held up", collection=shelf.collection.id, error=error)
-        shelf.put_off(error, self._now())
-
-    async def _prepare(self) -> _Job:
-        """The next thing to do, with its passages embedded; waits until there is one."""
-        while True:
-            self._wake.clear()
-            job = await self._next(await self._heads())
-            if job is not None:
-                return job
-            await self._rest()
-
-    async def _heads(self) -> Mapping[int, int]:
+    async def _drained(self) -> bool:
         try:
             heads = await to_thread.run_sync(self._catalog.passages.heads)
-            await self._report(heads)
-        except ServiceError as error:
-            self._log.warning("the catalog cannot be read", error=error.detail)
-        except Exception:
-            log.exception("a bug keeps the catalog from being read")
-        else:
-            return heads
-        return {}
+            cursors = await to_thread.run_sync(
+                self._catalog.generations.cursors, self._generation.indexes
+            )
+        except Unavailable:
+            return False
+        # A head falls back when the last tombstones are purged; a cursor never does.
+        return all(cursors.get(collection, 0) >= head for collection, head in heads.items())
 
-    async def _next(self, heads: Mapping[int, int]) -> _Job | None:
-        """The first shelf that needs something, beginning after the one that was served last."""
-        order = sorted(self._shelves, key=lambda number: (number <= self._served, number))
-        for number in order:
-            shelf = self._shelves.get(number)
-            if shelf is None or number not in heads:
-                continue
-            self._served = number
-            need = shelf.need(heads[number], self._now())
-            if need == "open":
-                return _Job(shelf, partial(self._writer.open, shelf), alone=True)
-            if need == "verify":
-                return _Job(shelf, partial(self._writer.verify, shelf), alone=True)
-            if need == "batch" and (apply := await self._read(shelf)):
-                return _Job(shelf, apply, alone=False)
-        return None
-
-    async def _rest(self) -> None:
-        now = self._now()
-        waits = [shelf.retry_at - now for shelf in self._shelves.values() if shelf.retry_at > now]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min([POLL_S, *waits])):
-                await self._wake.wait()
-
-    async def _read(self, shelf: Shelf) -> Work | None:
-        """The application of what comes next in a collection; None if nothing does for now."""
-        after = shelf.read
-        try:
-            batch = await self._batches.read(shelf.collection.id, after=after)
-        except ServiceError as error:
-            self._put_off(shelf, error.detail)
-            return None
-        except Exception as error:
-            log.exception("a bug holds up indexing", collection=shelf.collection.id)
-            self._put_off(shelf, repr(error))
-            return None
-        if batch is None or shelf.read != after:
-            return None  # the shelf was set back meanwhile
-        shelf.read = batch.last
-        by = self._now() + self._flush_interval_s
-        return partial(self._writer.apply, shelf, batch, flush_by=by)
-
-    async def _flush_due(self) -> None:
-        for shelf in list(self._shelves.values()):
-            if max(shelf.flush_by, shelf.retry_at) <= self._now():
-                await self._attempt(_Job(shelf, partial(self._writer.flush, shelf), alone=False))
-
-    def _until_flush(self) -> float | None:
-        due = min(
-            (max(shelf.flush_by, shelf.retry_at) for shelf in self._shelves.values()),
-            default=float("inf"),
-        )
-        return None if due == float("inf") else max(0.0, due - self._now())
-
-    async def _report(self, heads: Mapping[int, int]) -> None:
-        """Set the lag, and log it now and then while there is one."""
-        lagging = [
-            shelf
-            for shelf in self._shelves.values()
-            if heads.get(shelf.collection.id, 0) > shelf.applied
-        ]
-        if not lagging:
-            self._lag.set(0)
-        elif self._now() >= self._reported_at + REPORT_S:
-            self._reported_at = self._now()
-            progress = [await self._measure(shelf) for shelf in lagging]
-            self._lag.set(sum(each.total - each.applied for each in progress))
-            for each in progress:
-                self._log.info(
-                    "indexing",
-                    collection=each.collection.id,
-                    applied=each.applied,
-                    total=each.total,
-                )
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            if self.leads:
+                await self._leader.run(self._stop)
+            elif not self._keeper.ready or not await self._leader.begun():
+                await self._follower.run(lambda: self._stop.is_set() or self._keeper.ready)

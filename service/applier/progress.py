@@ -31,7 +31,7 @@ class Progress:
 
 
 async def measure(catalog: Catalog, generation: int, shelf: Shelf) -> Progress:
-    """The progress of one collection in a generation; the numbers are exact."""
+    """The progress of one collection in the indexes of a generation; the numbers are exact."""
     number, applied_rev = shelf.collection.id, shelf.applied
     pending = catalog.passages.pending
     total = await to_thread.run_sync(partial(pending, number, after=0))

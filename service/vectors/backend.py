@@ -78,6 +78,13 @@ class VectorIndex(Protocol):
         """Return when everything applied so far survives a power loss."""
         ...
 
+    async def settle(self) -> None:
+        """Return when searches run as well and as fast as they will on what the index holds.
+
+        It may take hours, and its end is the caller's to set. Writes go on meanwhile.
+        """
+        ...
+
     async def search(self, queries: Sequence[Query]) -> list[list[Match]]:
         """One list of matches for each query; equal scores are ordered by ascending id.
 

@@ -256,6 +256,9 @@ class EdgeIndex:
         """
         await anyio.to_thread.run_sync(_sync_files, self._log)
 
+    async def settle(self) -> None:
+        """Nothing to do: the index is flat, and every point is found as it is written."""
+
     async def search(self, queries: Sequence[Query]) -> list[list[Match]]:
         """Matches for each query; equal scores by ascending id, also at the cut (see `TIES_MAX`)."""
         asked = [

@@ -30,6 +30,7 @@ from service.vectors.payload import (
     sought,
 )
 from service.vectors.qdrant_calls import PATIENT, Patience, QdrantCalls
+from service.vectors.qdrant_settling import settled
 
 VERSION_MIN = (1, 18)
 CHUNK_POINTS = 64
@@ -219,6 +220,10 @@ class QdrantIndex:
 
     async def flush(self) -> None:
         """Nothing to do: the server's log is on its disk before it acknowledges."""
+
+    async def settle(self) -> None:
+        """Wait until the server has nothing to optimise: see `qdrant_settling`."""
+        await settled(self._client, self._calls, self._collection)
 
     async def search(self, queries: Sequence[Query]) -> list[list[Match]]:
         """Matches for each query; equal scores by ascending id among what the server returned.

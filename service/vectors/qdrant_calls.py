@@ -48,13 +48,17 @@ class Busy(IndexUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a call may take, and how often and after which pauses a write is repeated."""
+    """How long a call may take, how often and after which pauses a write is repeated.
+
+    `settle_s` is the pause between two looks at an index that is being optimised.
+    """
 
     read_s: int = 3
     write_s: int = 30
     attempts_max: int = 5
     pause_min_s: float = 0.2
     pause_max_s: float = 10.0
+    settle_s: float = 1.0
 
 
 PATIENT = Patience()

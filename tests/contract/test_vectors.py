@@ -332,6 +332,13 @@ async def test_a_flushed_index_opens_with_everything(backend, spec, index):
     assert await everything(await backend.open(spec)) == [(1, 1), (2, 1)]
 
 
+async def test_a_settled_index_answers_with_everything(index):
+    await index.settle()
+    await index.apply([point(number) for number in range(50)], [])
+    await index.settle()
+    assert ids((await index.search([Query(angled(0), 50)]))[0]) == list(range(50))
+
+
 async def test_an_undeclared_field_cannot_be_filtered(index):
     for clause in (Equals("nope", 1), Exists("nope"), Range("nope", gt=1)):
         with pytest.raises(UnknownField, match="nope"):

@@ -1,12 +1,9 @@
 import asyncio
-import hashlib
 import os
 import shutil
 import signal
-import threading
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -21,160 +18,30 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.applier import Applier
-from service.catalog import Catalog, StoredDocument
-from service.errors import EngineFailure, IndexUnavailable, NotFound, Overloaded
+from service.errors import IndexUnavailable, NotFound
 from service.filters import Equals, Range
-from service.metrics import Metrics
-from service.types import Document, Span
 from service.vectors.backend import Query
 from service.vectors.edge import EdgeBackend
-from tests.memory_index import MemoryBackend
-
-DIMENSION = 8
-PATIENCE_S = 20
-
-
-def vector(text):
-    """Any text has its own direction, and always the same one."""
-    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-    drawn = np.random.default_rng(seed).standard_normal(DIMENSION)
-    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
-
-
-class Encoder:
-    """Embeds by hash; poison fails its batch, and a broken one fails every batch."""
-
-    def __init__(self):
-        self.broken = False
-        self.batches = []
-        self.limit = 1_000
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def __call__(self, texts):
-        await self.gate.wait()
-        if len(texts) > self.limit:
-            raise Overloaded(f"{len(texts)} texts, at most {self.limit}")
-        self.batches.append(list(texts))
-        if self.broken or any("poison" in text for text in texts):
-            raise EngineFailure("not finite")
-        return np.stack([vector(text) for text in texts])
-
-
-def stored(key, text, *, pieces=1, title="", language="en", **metadata):
-    size = -(-len(text) // pieces) if text else 1
-    spans = [Span(i, min(len(text), i + size)) for i in range(0, len(text), size)]
-    return StoredDocument(Document(key, text, title, None, metadata), language, spans)
-
-
-class Mortal:
-    """A catalog as a process sees it that may be killed: afterwards nothing is done through it."""
-
-    def __init__(self, part, lock=None):
-        self._part = part
-        self._lock = lock or threading.Lock()
-        self.dead = threading.Event()
-
-    def __getattr__(self, name):
-        found = getattr(self._part, name)
-        if not callable(found):
-            inner = Mortal(found, self._lock)
-            inner.dead = self.dead
-            return inner
-
-        def call(*args, **kwargs):
-            with self._lock:
-                if self.dead.is_set():
-                    raise RuntimeError("a dead process wrote")
-                return found(*args, **kwargs)
-
-        return call
-
-    def kill(self):
-        with self._lock:  # what has begun is done: it could as well have been a moment earlier
-            self.dead.set()
-
-
-class House:
-    """A catalog, an index backend and an encoder, with appliers that come and go between them."""
-
-    def __init__(self, folder):
-        self.url = f"sqlite:///{folder / 'catalog.db'}"
-        self.catalog = Catalog(self.url).__enter__()
-        self.fields = {"year": "integer"}
-        self.collection = self.catalog.collections.create("default", self.fields).id
-        self.generation = self.catalog.generations.register(
-            bundle="b", version="1", space="s", dimension=DIMENSION
-        )
-        self.backend = MemoryBackend()
-        self.encoder = Encoder()
-        self.metrics = Metrics()
-
-    def applier(self, *, catalog=None, **options):
-        numbers = {"batch_passages": 4, "flush_interval_s": 0.02, "flush_passages": 1_000}
-        return Applier(
-            self.generation,
-            catalog or self.catalog,
-            self.backend,
-            self.encoder,
-            compose=lambda title, text: f"{title}\n{text}" if title else text,
-            metrics=self.metrics,
-            **(numbers | options),
-        )
-
-    def put(self, *documents, collection=None):
-        return self.catalog.documents.put(collection or self.collection, documents).revision
-
-    def index(self, collection=None):
-        name = f"g{self.generation.id}-c{collection or self.collection}"
-        return self.backend.indexes[name]
-
-    def cursor(self, collection=None):
-        return self.catalog.generations.cursors(self.generation.id).get(
-            collection or self.collection, 0
-        )
-
-    def value(self, name, **labels):
-        return self.metrics.registry.get_sample_value(f"isogloss_{name}", labels)
+from tests.applier_house import (
+    DIMENSION,
+    PATIENCE_S,
+    House,
+    Mortal,
+    die,
+    settled,
+    stored,
+    texts,
+    until,
+    vector,
+    visible,
+)
+from tests.ram_folder import ram_folder
 
 
 @pytest.fixture
-def house(tmp_path):
-    built = House(tmp_path)
-    yield built
-    built.catalog.__exit__(None, None, None)
-
-
-async def visible(applier, house, collection=None):
-    """Wait until the collection is as the catalog has it."""
-    collection = collection or house.collection
-    head = house.catalog.passages.heads()[collection]
-    assert await applier.wait_visible(collection, head, timeout_s=PATIENCE_S)
-
-
-async def until(condition):
-    for _ in range(PATIENCE_S * 200):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("it never came true")
-
-
-async def settled(applier):
-    """Wait until every collection is current: applied and verified."""
-    for _ in range(PATIENCE_S * 200):
-        if all(each.state == "current" for each in await applier.progress()):
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail(f"it never settled: {await applier.progress()}")
-
-
-def texts(house, collection=None):
-    """What the index holds, by the text that the catalog has for it."""
-    held = house.index(collection).visible
-    found = house.catalog.passages.hydrate(list(held))
-    return {found[number].text if number in found else None for number in held}
+def house():
+    with ram_folder() as folder, House(folder) as house:
+        yield house
 
 
 async def test_what_is_written_becomes_visible(house):
@@ -266,12 +133,12 @@ async def test_an_outage_is_told_and_forgotten_when_it_is_over(house):
         house.backend.down = True
         house.put(stored("a", "text"))
         applier.notify()
-        await until(lambda: applier._shelves[house.collection].error)
+        await until(lambda: applier._shelves.get(house.collection).error)
         [progress] = await applier.progress()
         assert progress.error == "the index does not answer"
         house.backend.down = False
         await visible(applier, house)
-        await until(lambda: applier._shelves[house.collection].error is None)
+        await until(lambda: applier._shelves.get(house.collection).error is None)
 
 
 async def test_a_start_without_the_index_succeeds_and_catches_up_later(house):
@@ -570,14 +437,25 @@ async def test_a_batch_under_way_for_a_detached_collection_is_dropped(house):
     assert list(house.backend.indexes) == ["g1-c1"]
 
 
-async def test_an_index_that_could_not_be_dropped_is_dropped_at_the_next_start(house):
+async def test_an_index_that_could_not_be_dropped_is_dropped_later(house):
     house.catalog.collections.create("second")
     async with house.applier() as applier:
         house.catalog.collections.delete("second")
         house.backend.down = True
         await applier.detach(2)
         house.backend.down = False
-    assert sorted(house.backend.indexes) == ["g1-c1", "g1-c2"]
+        assert sorted(house.backend.indexes) == ["g1-c1", "g1-c2"]
+    assert sorted(house.backend.indexes) == ["g1-c1"]
+
+
+async def test_an_index_that_a_dead_process_did_not_drop_is_dropped_at_a_start(house):
+    house.catalog.collections.create("second")
+    applier = await house.applier().__aenter__()
+    house.catalog.collections.delete("second")
+    house.backend.down = True
+    await applier.detach(2)
+    await die(applier)
+    house.backend.down = False
     house.backend.before = unlistable
     async with house.applier():
         assert sorted(house.backend.indexes) == ["g1-c1", "g1-c2"]
@@ -679,10 +557,10 @@ class FollowingMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self):
-        self.folder = TemporaryDirectory()
-        self.house = House(Path(self.folder.name))
-        self.portal_context = start_blocking_portal()
-        self.portal = self.portal_context.__enter__()
+        self.closing = ExitStack()
+        folder = self.closing.enter_context(ram_folder())
+        self.house = self.closing.enter_context(House(folder))
+        self.portal = self.closing.enter_context(start_blocking_portal())
         self.enter()
 
     def enter(self):
@@ -757,9 +635,7 @@ class FollowingMachine(RuleBasedStateMachine):
             self.catch_up()
             self.portal.call(self.entered.__aexit__, None, None, None)
             assert self.held(self.house.index().durable) == self.expected()
-            self.portal_context.__exit__(None, None, None)
-            self.house.catalog.__exit__(None, None, None)
-            self.folder.cleanup()
+            self.closing.close()
 
     def after_writing(self, revision, watched):
         self.portal.call(self.entered.notify)
@@ -770,9 +646,8 @@ class FollowingMachine(RuleBasedStateMachine):
                 assert self.held(self.house.index().visible) == self.expected()
 
     async def kill(self):
-        """End the loop as a SIGKILL would: nothing is flushed, no cursor saved."""
-        self.entered._loop.cancel()
-        await asyncio.wait({self.entered._loop})
+        """End the loops as a SIGKILL would: nothing is flushed, no cursor saved."""
+        await die(self.entered)
         self.catalog.kill()
 
     async def check_durable(self):

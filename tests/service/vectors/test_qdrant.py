@@ -1,5 +1,6 @@
 """The server adapter against a loopback server that answers badly; the contract suite has the rest."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -25,12 +26,21 @@ from service.vectors.backend import IndexSpec, Point, Query
 from service.vectors.qdrant import QdrantBackend
 from service.vectors.qdrant_calls import Patience
 
-IMPATIENT = Patience(read_s=1, write_s=1, attempts_max=3, pause_min_s=0.01)
+IMPATIENT = Patience(read_s=1, write_s=1, attempts_max=3, pause_min_s=0.01, settle_s=0.01)
 SPEC = IndexSpec("g1-c1", "space-a", 4, {"year": "integer", "ok": "boolean"})
 COLLECTION = "/collections/isogloss-g1-c1"
 VECTOR = np.array([1, 0, 0, 0], dtype=np.float32)
 POINT = Point(1, VECTOR, 1, 1, "en", {"year": 2024, "ok": True})
 DONE = {"operation_id": 1, "status": "completed"}
+IDLE = {
+    "summary": {
+        "queued_optimizations": 0,
+        "queued_segments": 0,
+        "queued_points": 0,
+        "idle_segments": 1,
+    },
+    "running": [],
+}
 METADATA = {
     "created_by": "isogloss",
     "format": 1,
@@ -78,11 +88,15 @@ ANSWERS = {
         {"points": [{"id": number, "version": 1, "score": 0.5} for number in (9, 2, 7)]}
     ],
     ("POST", f"{COLLECTION}/points/count"): {"count": 3},
+    ("GET", f"{COLLECTION}/optimizations"): IDLE,
+    ("PATCH", COLLECTION): True,
 }
-WRITE, SEARCH, EXISTS = (
+WRITE, SEARCH, EXISTS, OPTIMIZATIONS, NUDGE = (
     ("PUT", f"{COLLECTION}/points"),
     ("POST", f"{COLLECTION}/points/query/batch"),
     ("GET", f"{COLLECTION}/exists"),
+    ("GET", f"{COLLECTION}/optimizations"),
+    ("PATCH", COLLECTION),
 )
 
 
@@ -131,7 +145,7 @@ def serving():
             except ConnectionError:
                 self.close_connection = True
 
-    for verb in ("GET", "PUT", "POST", "DELETE"):
+    for verb in ("GET", "PUT", "POST", "PATCH", "DELETE"):
         setattr(Handler, f"do_{verb}", Handler.answer)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         server = Server(f"http://127.0.0.1:{http.server_port}")
@@ -345,3 +359,38 @@ async def test_a_stored_datatype_may_be_asked_for(server):
             await backend.create(SPEC)
     (made,) = server.sent(("PUT", COLLECTION))
     assert made["vectors"]["datatype"] == models.Datatype.TURBO8
+
+
+def info(status, **rest):
+    return {"result": {**INFO, "status": status, **rest}}
+
+
+async def test_an_index_is_settled_when_it_is_green_and_nothing_is_left_to_optimise(index, server):
+    looks = len(server.sent(("GET", COLLECTION)))
+    server.fail(("GET", COLLECTION), info("yellow"), info("yellow"))
+    queued = {**IDLE["summary"], "queued_optimizations": 2}
+    server.fail(OPTIMIZATIONS, {"result": {**IDLE, "summary": queued}})
+    await index.settle()
+    assert len(server.sent(("GET", COLLECTION))) == looks + 4
+    assert len(server.sent(OPTIMIZATIONS)) == 2
+    assert server.sent(NUDGE) == []
+
+
+async def test_a_grey_index_gets_an_update_that_changes_nothing(index, server):
+    server.fail(("GET", COLLECTION), info("grey"), info("yellow"))
+    server.fail(NUDGE, {"status": 503})
+    await index.settle()
+    assert server.sent(NUDGE) == [{"optimizers_config": {}}] * 2
+
+
+async def test_an_index_that_cannot_be_optimised_is_not_waited_for(index, server):
+    server.fail(("GET", COLLECTION), info("red", optimizer_status={"error": "No space left"}))
+    with pytest.raises(IndexUnavailable, match=r"cannot be optimised: .*No space left"):
+        await index.settle()
+
+
+async def test_settling_takes_as_long_as_its_caller_lets_it(index, server):
+    server.fail(("GET", COLLECTION), *[info("yellow")] * 1000)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await index.settle()
