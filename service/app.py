@@ -1,44 +1,38 @@
 """The application: builds every part from the settings, owns it, and closes it in reverse order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+import socket
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
+from uuid import uuid4
 
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
 
-from service.applier import Applier
-from service.batcher import BatchLimits
-from service.bundle import Bundle
-from service.catalog import Catalog, Route
-from service.catalog import Generation as Record
-from service.chunker import Chunker
-from service.encoder import LAST_CAP
-from service.engine import Engine
-from service.errors import ServiceError
+from service.catalog import Catalog
+from service.errors import ConfigurationError, EpochMismatch, ServiceError
+from service.fleet import Fleet, Parts
 from service.http import install
 from service.http.limits import Limits
-from service.intake import Intake
 from service.inventory import Inventory
-from service.language import LanguageIdentifier
-from service.manifest import Precision
 from service.metrics import Metrics
-from service.onnx_session import cpu_limit
+from service.migration import Migrations, Migrator, Pace, Switch
+from service.opener import Opener, batch_limits, inference_threads
 from service.registry import Registry
-from service.retriever import Generation, Retriever
 from service.settings import Settings
-from service.types import Matrix
+from service.shadow import Shadow
+from service.types import MigrationOptions
 from service.vectors.backend import VectorBackend
 from service.vectors.edge import EdgeBackend
 from service.vectors.qdrant import QdrantBackend
+from service.verification import Gate
 
 DEFAULT_COLLECTION = "default"
-FLUSH_PASSAGES = 20_000
-"""A load that outruns the clock is flushed after so many passages: what a crash replays."""
 LAG_PROBE_S = 0.25
-BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 
 log = structlog.get_logger()
 
@@ -51,11 +45,12 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                retriever, inventory = await _open(settings, metrics, stack)
+                opened = await _open(settings, metrics, stack)
             except ServiceError as error:
                 app.state.failure = error
                 raise
-            app.state.retriever, app.state.inventory = retriever, inventory
+            app.state.retriever = opened.fleet.retriever
+            app.state.inventory, app.state.migrations = opened.inventory, opened.migrations
             watch = asyncio.create_task(_watch_loop(metrics))
             stack.callback(watch.cancel)
             yield
@@ -64,9 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     limits = {name: getattr(settings, name) for name in Limits.__dataclass_fields__}
     # What was left to the service to choose is shown as it was chosen.
-    batches = _batch_limits(settings)
+    batches = batch_limits(settings)
     chosen = {
-        "threads": _threads(settings),
+        "threads": inference_threads(settings),
         "max_batch_tokens": batches.max_batch_tokens,
         "max_passage_batch_tokens": batches.max_passage_batch_tokens,
     }
@@ -74,112 +69,131 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _open(
-    settings: Settings, metrics: Metrics, stack: AsyncExitStack
-) -> tuple[Retriever, Inventory]:
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What the routes reach."""
+
+    fleet: Fleet
+    inventory: Inventory
+    migrations: Migrations
+
+
+async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> _Service:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     registry = Registry(settings.models_dir)
     catalog = stack.enter_context(Catalog(_catalog_url(settings)))
     catalog.collections.create(DEFAULT_COLLECTION)
-    bundle, precision, record, route = await anyio.to_thread.run_sync(
-        partial(_live, settings, registry, catalog)
-    )
-    engine = await stack.enter_async_context(
-        Engine.open(
-            bundle,
-            precision=precision,
-            device=settings.device,
-            threads=_threads(settings),
-            tokenizer_threads=settings.tokenizer_threads,
-            limits=_batch_limits(settings),
-            metrics=metrics,
-        )
-    )
+    await anyio.to_thread.run_sync(partial(_first, settings, registry, catalog))
     backend = await stack.enter_async_context(_backend(settings, metrics))
-
-    chunker = Chunker(
-        engine.tokenizer,
-        max_tokens=engine.max_tokens,
-        max_characters=LAST_CAP * engine.max_tokens,
-        prompt=bundle.manifest.prompts["passage"],
+    pod = settings.pod_id or _pod_name(settings)
+    opener = Opener(
+        settings, catalog=catalog, registry=registry, backend=backend, pod=pod, metrics=metrics
     )
-
-    async def embed(texts: Sequence[str]) -> Matrix:
-        return (await engine.embed(texts, "passage")).vectors
-
-    applier = await stack.enter_async_context(
-        Applier(
-            record,
-            catalog,
-            backend,
-            embed,
-            compose=chunker.whole,
-            batch_passages=settings.apply_batch_passages,
-            flush_interval_s=settings.flush_interval_s,
-            flush_passages=FLUSH_PASSAGES,
+    fleet = await stack.enter_async_context(
+        Fleet(
+            catalog=catalog,
+            parts=Parts(encoder=opener.encoder, applier=opener.applier),
+            pod=pod,
+            visible_timeout_s=settings.visible_timeout_s,
+            heartbeat_s=settings.lease_ttl_s / 3,
             metrics=metrics,
         )
     )
-    _announce(engine, route, metrics)
-    identifier = LanguageIdentifier(expected=bundle.manifest.languages)
-    generation = Generation(
-        record.id, route.epoch, engine, applier, languages=frozenset(bundle.manifest.languages)
+    shadow = await stack.enter_async_context(
+        Shadow(fleet.retriever, share=settings.shadow_share, metrics=metrics)
     )
-    retriever = Retriever(
-        generation,
+    gate = Gate(
+        catalog,
+        samples_per_language=settings.gate_samples_per_language,
+        tolerance=settings.gate_tolerance,
+        floor=settings.gate_floor,
+        latency_ratio=settings.gate_latency_ratio,
+        min_cosine=settings.gate_min_cosine,
+        golden=settings.gate_golden,
+    )
+    switch = Switch(
+        catalog=catalog, fleet=fleet, patience_s=settings.cutover_patience_s, metrics=metrics
+    )
+    migrator = await stack.enter_async_context(
+        Migrator(
+            catalog=catalog,
+            fleet=fleet,
+            backend=backend,
+            switch=switch,
+            gate=gate,
+            prove=opener.prove_record,
+            pace=Pace(
+                soak_s=settings.soak_s,
+                lease_ttl_s=settings.lease_ttl_s,
+                pod_silent_s=settings.lease_ttl_s,
+                laggards_s=settings.laggards_s,
+            ),
+            metrics=metrics,
+        )
+    )
+    migrations = Migrations(
         catalog=catalog,
-        identifier=identifier,
-        intake=Intake(identifier=identifier, chunker=chunker),
-        visible_timeout_s=settings.visible_timeout_s,
-        metrics=metrics,
+        registry=registry,
+        fleet=fleet,
+        migrator=migrator,
+        switch=switch,
+        gate=gate,
+        shadow=shadow,
+        prove=opener.prove,
+        defaults=MigrationOptions(
+            soak_s=settings.soak_s, passages_per_s=settings.migration_passages_per_s
+        ),
+        pod_silent_s=settings.lease_ttl_s,
     )
-    return retriever, Inventory(retriever, catalog=catalog, backend=backend, registry=registry)
+    inventory = Inventory(fleet.retriever, catalog=catalog, backend=backend, registry=registry)
+    return _Service(fleet, inventory, migrations)
 
 
-def _threads(settings: Settings) -> int:
-    return settings.threads or cpu_limit()
+def _pod_name(settings: Settings) -> str:
+    """A name that no other process over this catalog has, and that a restart keeps if it can.
 
-
-def _batch_limits(settings: Settings) -> BatchLimits:
-    # Measured on two cores: 512 tokens run at nearly twice the rate of 4096, whose states no longer
-    # fit the cache; a GPU needs large batches to be busy at all. Passages get half: it is what a
-    # query waits for at the worst, and a quarter cost a sixth of their throughput.
-    tokens = settings.max_batch_tokens or BATCH_TOKENS[settings.device]
-    return BatchLimits(
-        max_batch_tokens=tokens,
-        max_passage_batch_tokens=settings.max_passage_batch_tokens or max(16, tokens // 2),
-        max_queue_tokens=settings.max_queue_tokens,
-    )
-
-
-def _live(
-    settings: Settings, registry: Registry, catalog: Catalog
-) -> tuple[Bundle, Precision, Record, Route]:
-    """The live generation and the bundle of its space: the index decides the encoder.
-
-    At the first start there is none yet, and the settings say which bundle makes it.
+    A process that keeps its name goes on with its leases at once; with another it would wait until
+    those of the one that died run out. Of an embedded index there is one process.
     """
+    if settings.qdrant_url is None:
+        return "embedded"
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:48]
+    return f"{host}-{settings.port or uuid4().hex[:8]}"
+
+
+def _first(settings: Settings, registry: Registry, catalog: Catalog) -> None:
+    """At the first start there is no generation yet, and the settings say which bundle makes it."""
     generations = catalog.generations
     route = generations.route()
     if route.active is not None:
-        record = generations.get(route.active)
-        bundle, precision = registry.by_space(record.space)
-        if settings.bundle not in (record.bundle, f"{record.bundle}/{record.version}"):
+        live = generations.get(route.active)
+        if settings.bundle not in (live.bundle, live.model):
             log.warning(
                 "the live generation decides the bundle; ISOGLOSS_BUNDLE is for the first start",
-                live=f"{record.bundle}/{record.version}",
+                live=live.model,
                 asked=settings.bundle,
             )
-        return bundle, precision, record, route
+        return
     bundle = registry.find(settings.bundle)
     manifest = bundle.manifest
+    if settings.precision not in manifest.precisions:
+        raise ConfigurationError(
+            f"ISOGLOSS_PRECISION is {settings.precision!r}, and {manifest.name}/{manifest.version}"
+            f" has {', '.join(manifest.precisions)}"
+        )
     record = generations.register(
         bundle=manifest.name,
         version=manifest.version,
+        precision=settings.precision,
         space=manifest.space[settings.precision],
         dimension=manifest.dimension,
+        request=f"first start: {manifest.space[settings.precision]}",  # once, whoever starts at once
     )
-    return bundle, settings.precision, record, generations.activate(record.id, epoch=route.epoch)
+    try:
+        generations.cut_over(record.id, epoch=route.epoch, soak_s=0.0)
+    except EpochMismatch:
+        if generations.route().active != record.id:  # another process was quicker, with another one
+            generations.move(record.id, "aborted", expect=["registered"], reason="not the first")
 
 
 def _backend(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[VectorBackend]:
@@ -195,19 +209,6 @@ def _catalog_url(settings: Settings) -> str:
     if settings.catalog_url is not None:
         return settings.catalog_url.get_secret_value()
     return f"sqlite:///{settings.data_dir.absolute() / 'catalog.sqlite'}"
-
-
-def _announce(engine: Engine, route: Route, metrics: Metrics) -> None:
-    metrics.active_epoch.set(route.epoch)
-    metrics.model_info.labels(
-        model=engine.name,
-        version=engine.version,
-        space=engine.space,
-        precision=engine.precision,
-        provider=engine.device,
-        state="active",
-    ).set(1)
-    log.info("bundle loaded", bundle=f"{engine.name}/{engine.version}", space=engine.space)
 
 
 async def _watch_loop(metrics: Metrics) -> None:

@@ -122,6 +122,13 @@ class MicroBatcher:
         """Open, with every worker at work."""
         return self._closed is None
 
+    @property
+    def queried(self) -> bool:
+        """Whether queries wait, or came within the last `QUIET_S`."""
+        with self._changed:
+            waiting = self._lanes["query"].items > 0
+            return waiting or time.perf_counter() < self._queried_s + QUIET_S
+
     def ensure_room(self, texts: int, *, lane: Role) -> None:
         """Refuses hopeless work before it is tokenised: a text is one token at the least."""
         self._ensure_room(self._lanes[lane], texts)

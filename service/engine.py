@@ -22,6 +22,7 @@ from service.errors import InvalidInput, TooLarge
 from service.manifest import Precision
 from service.metrics import Metrics
 from service.onnx_session import Device
+from service.proving import prove
 from service.types import Embedded, Role, Tokens
 
 CHUNK_TEXTS = 64
@@ -83,7 +84,8 @@ class Engine:
         )
         pool = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="isogloss-tokenize")
         try:
-            await anyio.to_thread.run_sync(_prove, encoder, limits)
+            largest = max(limits.max_batch_tokens, limits.max_passage_batch_tokens)
+            await anyio.to_thread.run_sync(partial(prove, encoder, batch_tokens=largest))
             # A GPU waits for its next batch while the host pads it: there a second worker pads.
             workers = 2 if device == "cuda" else 1
             async with MicroBatcher(
@@ -103,6 +105,11 @@ class Engine:
     def healthy(self) -> bool:
         """Open, with every worker at work."""
         return self._batcher.healthy
+
+    @property
+    def queried(self) -> bool:
+        """Whether queries wait, or came within the last second: what can wait then should."""
+        return self._batcher.queried
 
     async def embed(
         self,
@@ -173,12 +180,3 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         characters += len(text)
     if start < len(texts):
         yield texts[start:]
-
-
-def _prove(encoder: Encoder, limits: BatchLimits) -> None:
-    """The largest batch first: it takes all the memory there will be, or fails before a request."""
-    largest = max(limits.max_batch_tokens, limits.max_passage_batch_tokens)
-    longest = "warm " * encoder.max_tokens
-    (tokens,) = encoder.tokenize([longest], "passage")
-    encoder.infer([tokens] * max(1, largest // len(tokens)))
-    encoder.verify_probes()

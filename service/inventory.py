@@ -1,16 +1,19 @@
 """What there is: the collections, the registry's bundles, and how the parts of the service are."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio.to_thread
 
 from service.applier import Progress
 from service.catalog import Catalog, Collection
-from service.errors import ServiceError
+from service.errors import NotFound, ServiceError
+from service.generation import Generation
+from service.manifest import Precision
 from service.registry import Entry, Registry
-from service.retriever import Generation, Retriever
+from service.retriever import Retriever
 from service.types import Check, CollectionInfo, FieldType, ModelInfo, Status
 from service.vectors.backend import VectorBackend
 
@@ -18,6 +21,47 @@ SEARCHABLE = {"following", "current"}
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """A generation that a bundle made, in one of its precisions."""
+
+    generation: int
+    precision: str
+    state: str
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """One source that a bundle was trained on: its licence, and how many rows of it."""
+
+    name: str
+    licence: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A bundle in full: what it is, where it comes from, how well it did, and who uses it.
+
+    Of an invalid bundle nothing is known but why, and who uses it.
+    """
+
+    model: ModelInfo
+    uses: Sequence[ModelUse]
+    """Newest first."""
+    created: str = ""
+    spaces: Mapping[Precision, str] = field(default_factory=dict)
+    """The space of each precision."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str = ""
+    recipe: str = ""
+    """Its name; what stands in it is in the manifest."""
+    commit: str = ""
+    data: Sequence[TrainingData] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 class Inventory:
@@ -64,6 +108,23 @@ class Inventory:
         entries = await _run(self._registry.list)
         return [_model(entry, live) for entry in entries]
 
+    async def model(self, name: str, version: str) -> ModelCard:
+        """One bundle in full, or `NotFound`; its manifest alone is read."""
+        live = self._retriever.live
+        entries = await _run(self._registry.list)
+        for entry in entries:
+            if (entry.name, entry.version) == (name, version):
+                break
+        else:
+            there = ", ".join(f"{each.name}/{each.version}" for each in entries) or "none"
+            raise NotFound(f"no bundle {name}/{version} in the registry: {there}")
+        uses = [
+            ModelUse(each.id, each.precision, each.state, live=each.id == live.id)
+            for each in reversed(await _run(self._catalog.generations.list))
+            if (each.bundle, each.version) == (name, version)
+        ]
+        return _card(entry, _model(entry, live), uses)
+
     async def status(self) -> Status:
         """How the parts of the service are, each asked now."""
         live = self._retriever.live
@@ -72,6 +133,7 @@ class Inventory:
             checks=[
                 Check("encoder", live.engine.healthy),
                 await _checked("catalog", _run(self._catalog.ping)),
+                await self._route_check(live),
                 await self._index_check(progress),
             ],
             generation=live.id,
@@ -80,6 +142,20 @@ class Inventory:
             space=live.engine.space,
             applied=sum(each.applied for each in progress),
             total=sum(each.total for each in progress),
+        )
+
+    async def _route_check(self, live: Generation) -> Check:
+        """Whether this process answers from what the route names: it may be opening that still."""
+        try:
+            route = await _run(self._catalog.generations.route)
+        except ServiceError as error:
+            return Check("route", ok=False, detail=error.detail)
+        if route.epoch == live.epoch:
+            return Check("route", ok=True)
+        return Check(
+            "route",
+            ok=False,
+            detail=f"answers from epoch {live.epoch}, and the route is at {route.epoch}",
         )
 
     async def _index_check(self, progress: Sequence[Progress]) -> Check:
@@ -120,7 +196,9 @@ def _model(entry: Entry, live: Generation) -> ModelInfo:
     manifest = entry.manifest
     if manifest is None:
         return ModelInfo(entry.name, entry.version, "invalid", reason=entry.problem)
-    active = live.engine.space in manifest.space.values()
+    spaces = manifest.space.values()
+    # Two versions may be of one space, when nothing that shapes a vector has changed.
+    active = live.bundle == f"{entry.name}/{entry.version}" and live.engine.space in spaces
     return ModelInfo(
         name=entry.name,
         version=entry.version,
@@ -133,6 +211,26 @@ def _model(entry: Entry, live: Generation) -> ModelInfo:
         precisions=list(manifest.precisions),
         roles=list(manifest.prompts),
         licence=manifest.provenance.licence,
+    )
+
+
+def _card(entry: Entry, model: ModelInfo, uses: Sequence[ModelUse]) -> ModelCard:
+    manifest = entry.manifest
+    if manifest is None:
+        return ModelCard(model, uses)
+    origin = manifest.provenance
+    recipe = origin.recipe if isinstance(origin.recipe, str) else origin.recipe.get("name", "")
+    return ModelCard(
+        model,
+        uses,
+        created=origin.created.isoformat(),
+        spaces=manifest.space,
+        evaluation=manifest.evaluation,
+        base_model=origin.base_model,
+        recipe=str(recipe),
+        commit=origin.commit,
+        data=[TrainingData(name, each.licence, each.rows) for name, each in origin.data.items()],
+        tools=origin.tools,
     )
 
 

@@ -80,6 +80,9 @@ class Metrics:
         self.active_epoch = self._gauge(
             "active_epoch", "Epoch of the route; it grows at every cut-over."
         )
+        self.cut_overs = self._counter("cut_overs", "Changes of the route, forwards and back.")
+        self.migrations = self._counter("migrations", "Migrations that ended.", "outcome")
+        self.gate_reports = self._counter("gate_reports", "Reports of the gate.", "outcome")
         self.index_lag_passages = self._gauge(
             "index_lag_passages", "Catalog revisions not yet visible to searches."
         )
@@ -107,6 +110,28 @@ class Metrics:
         )
         self.documents_written = self._counter(
             "documents_written", "Documents acknowledged.", "operation"
+        )
+        self._compare()
+
+    def _compare(self) -> None:
+        """The series of shadow mode."""
+        self.shadow_queries = self._counter(
+            "shadow_queries", "Live queries chosen to be answered beside as well.", "outcome"
+        )
+        self.shadow_overlap = self._histogram(
+            "shadow_overlap",
+            "Share of the first ten hits that both generations found.",
+            RATIOS,
+            "query_language",
+        )
+        self.shadow_rank_correlation = self._histogram(
+            "shadow_rank_correlation", "Rank-biased overlap of the first ten hits.", RATIOS
+        )
+        self.shadow_results = self._counter(
+            "shadow_results",
+            "First ten hits of the compared queries, from the live generation and beside.",
+            "side",
+            "result_language",
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

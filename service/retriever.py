@@ -8,19 +8,16 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TypeVar, TypeVarTuple
+from typing import TypeAlias, TypeVar, TypeVarTuple
 
 import anyio.to_thread
 
 from service import filters
-from service.applier import Applier
 from service.catalog import Catalog, Collection, Passage
 from service.catalog import Written as CatalogWritten
 from service.encoder import cut
-from service.engine import Engine
 from service.errors import (
     IndexCorrupt,
     IndexUnavailable,
@@ -28,8 +25,8 @@ from service.errors import (
     NotFound,
 )
 from service.filters import LANGUAGE, AllOf, Filter, In
-from service.intake import Intake
-from service.language import LanguageIdentifier, canonical
+from service.generation import Generation
+from service.language import canonical
 from service.metrics import Metrics
 from service.requests import SearchRequest
 from service.types import (
@@ -48,24 +45,14 @@ from service.types import (
 )
 from service.vectors.backend import Match, Query
 
+LOCKSTEP_S = 1.0
+"""How long a write waits for the generation beside the live one: its lag is no reason to fail."""
+
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One encoder and the indexes that it filled: what a request is answered from."""
-
-    id: int
-    epoch: int
-    engine: Engine
-    applier: Applier
-    languages: AbstractSet[str]
-    """What the encoder was trained on; in metrics, every other language counts as `other`."""
-
-    @property
-    def bundle(self) -> str:
-        return f"{self.engine.name}/{self.engine.version}"
+Observer: TypeAlias = Callable[[Generation, SearchRequest, Sequence[SearchAnswer]], None]
+"""Is told of what was answered, and from which generation; it neither waits nor fails."""
 
 
 class Retriever:
@@ -76,16 +63,16 @@ class Retriever:
         generation: Generation,
         *,
         catalog: Catalog,
-        identifier: LanguageIdentifier,
-        intake: Intake,
         visible_timeout_s: float,
         metrics: Metrics,
     ) -> None:
         self.live = generation
-        """What new requests are answered from; a request reads it once."""
+        """What new requests are answered from; a request reads it once, and pins it."""
+        self.beside: Generation | None = None
+        """What is kept in step with it: the one that is ready to follow, or the one before."""
+        self.observer: Observer | None = None
+        """Whoever compares answers; the search that it is told of is over."""
         self._catalog = catalog
-        self._identifier = identifier
-        self._intake = intake
         self._visible_timeout_s = visible_timeout_s
         self._metrics = metrics
 
@@ -108,7 +95,8 @@ class Retriever:
                 f"dimensions={dimensions}: bundle {live.bundle} allows {allowed}",
                 pointer="/dimensions",
             )
-        embedded = await engine.embed(texts, role, deadline=_at(deadline_s), truncate=truncate)
+        with live.pinned():
+            embedded = await engine.embed(texts, role, deadline=_at(deadline_s), truncate=truncate)
         vectors = embedded.vectors
         if dimensions is not None and dimensions != engine.dimension:
             vectors = cut(vectors, dimensions) if normalize else vectors[:, :dimensions]
@@ -126,13 +114,29 @@ class Retriever:
     ) -> list[SearchAnswer]:
         """One answer for each query: embedded, searched and hydrated with the same generation."""
         live = self.live
-        stages = _Stages(self._metrics)
+        with live.pinned():
+            answers = await self._search(live, request, _Stages(self._metrics), _at(deadline_s))
+        for answer in answers:
+            self._count(answer.hits, answer.query_language, live.languages)
+        if self.observer is not None:
+            self.observer(live, request, answers)
+        return answers
+
+    async def answer(self, generation: Generation, request: SearchRequest) -> list[SearchAnswer]:
+        """What a generation answers that nobody asked: in no metric of what was asked."""
+        with generation.pinned():
+            return await self._search(generation, request, _Stages(None), None)
+
+    async def _search(
+        self, live: Generation, request: SearchRequest, stages: "_Stages", deadline: float | None
+    ) -> list[SearchAnswer]:
         with stages.timed("embed"):  # and meanwhile what else there is to know
             embedding = asyncio.create_task(
-                live.engine.embed(request.queries, "query", deadline=_at(deadline_s))
+                live.engine.embed(request.queries, "query", deadline=deadline)
             )
             try:
-                collection, where, languages = await _run(self._understand, request)
+                collection, where, languages = await _run(self._understand, live, request)
+                await live.applier.attach(collection)  # another process may just have made it
                 index = live.applier.index(collection.id)
                 embedded = await embedding
             finally:
@@ -155,7 +159,6 @@ class Retriever:
                 for match in matches
                 if match.id in passages  # a document deleted since is not shown again
             ]
-            self._count(hits, language, live.languages)
             answers.append(
                 SearchAnswer(
                     hits=hits,
@@ -171,12 +174,12 @@ class Retriever:
         return answers
 
     def _understand(
-        self, request: SearchRequest
+        self, live: Generation, request: SearchRequest
     ) -> tuple[Collection, Filter | None, Sequence[str]]:
         """The collection, the filter as it is stored there, and the language of each query."""
         collection = self._catalog.collections.get(request.collection)
         where = _where(request, collection.fields)
-        return collection, where, [code for code, _ in self._identifier.identify(request.queries)]
+        return collection, where, [code for code, _ in live.identifier.identify(request.queries)]
 
     def _count(self, hits: Sequence[Hit], language: str, known: AbstractSet[str]) -> None:
         asked = language if language in known else "other"
@@ -191,7 +194,9 @@ class Retriever:
     async def put(self, collection: str, documents: Sequence[Document], wait: Wait) -> Written:
         """Insert or replace documents, all or none; acknowledged when stored, or when visible."""
         into = await self._collection(collection)
-        prepared = await _run(self._intake.prepare, documents)
+        live = self.live
+        with live.pinned():
+            prepared = await _run(live.intake.prepare, documents)
         written = await _run(self._catalog.documents.put, into.id, prepared)
         self._metrics.documents_written.labels(operation="put").inc(len(documents))
         visible = await self._follow(into, written.revision, wait)
@@ -244,25 +249,31 @@ class Retriever:
         return Deleted(deleted=written.documents, revision=written.revision, visible=visible)
 
     async def _follow(self, collection: Collection, revision: int, wait: Wait) -> bool:
-        applier = self.live.applier
-        applier.notify()
-        timeout_s = self._visible_timeout_s if wait == "visible" else 0.0
-        return await applier.wait_visible(collection.id, revision, timeout_s=timeout_s)
+        """Whether searches see the revision, now or when they were waited for."""
+        live, beside = self.live, self.beside
+        patience_s = self._visible_timeout_s if wait == "visible" else 0.0
+        visible = await _sees(live, collection, revision, timeout_s=patience_s)
+        if (
+            beside is not None
+        ):  # whoever still answers from it, or answers from it next, sees it too
+            await _sees(beside, collection, revision, timeout_s=min(patience_s, LOCKSTEP_S))
+        return visible
 
 
 class _Stages:
-    """Where the time of one request goes: into the metrics, and into its answer."""
+    """Where the time of one request goes: into the metrics if any, and into its answer."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics | None) -> None:
         self.seconds: dict[str, float] = {}
-        self._histogram = metrics.stage_duration_seconds
+        self._metrics = metrics
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         begun = perf_counter()
         yield
         self.seconds[stage] = perf_counter() - begun
-        self._histogram.labels(stage).observe(self.seconds[stage])
+        if self._metrics is not None:
+            self._metrics.stage_duration_seconds.labels(stage).observe(self.seconds[stage])
 
 
 def _queries(request: SearchRequest, vectors: Matrix, where: Filter | None) -> list[Query]:
@@ -302,6 +313,14 @@ def _hit(passage: Passage, match: Match, request: SearchRequest) -> Hit:
         metadata=passage.metadata if request.include_metadata else {},
         vector=match.vector,
     )
+
+
+async def _sees(
+    generation: Generation, collection: Collection, revision: int, *, timeout_s: float
+) -> bool:
+    with generation.pinned():
+        await generation.applier.attach(collection)  # another process may just have made it
+        return await generation.applier.wait_visible(collection.id, revision, timeout_s=timeout_s)
 
 
 async def _run(function: Callable[[*Args], T], *args: *Args) -> T:

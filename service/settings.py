@@ -106,6 +106,68 @@ class Settings(BaseModel):
     visible_timeout_s: Seconds = Field(
         30.0, description="How long `wait: visible` waits before it answers that it is only stored."
     )
+    pod_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Name of this process among those over one catalog, no two the same; "
+        "made of host and port if there is none.",
+    )
+    lease_ttl_s: float = Field(
+        10.0,
+        ge=1,
+        le=600,
+        description="A process that is silent for so long loses what it alone was to do.",
+    )
+
+    # How an encoder is replaced.
+    soak_s: float = Field(
+        600.0,
+        ge=0,
+        description="The encoder before is kept in step for so long, to go back to in an instant.",
+    )
+    cutover_patience_s: Seconds = Field(
+        60.0,
+        description="A candidate may try for so long to catch up with writes at the last step.",
+    )
+    laggards_s: float = Field(
+        60.0,
+        ge=0,
+        description="A candidate that is ready waits so long for processes that have not opened it.",
+    )
+    proof_timeout_s: Seconds = Field(
+        300.0, description="A bundle that is not proven in a child process by then is refused."
+    )
+    migration_passages_per_s: float | None = Field(
+        None,
+        gt=0,
+        description="A candidate is filled no faster than this; without it, with what queries leave.",
+    )
+    gate_golden: Path | None = Field(
+        None,
+        description="Your golden queries (JSON lines), asked of a candidate and of the live encoder.",
+    )
+    gate_samples_per_language: Positive = Field(
+        50, description="Passages of each language that are embedded again and looked for."
+    )
+    gate_tolerance: float = Field(
+        0.02, ge=0, le=1, description="nDCG@10 that a candidate may lose against the live encoder."
+    )
+    gate_floor: float = Field(
+        0.1, ge=0, le=1, description="nDCG@10 that a candidate must reach in its worst language."
+    )
+    gate_latency_ratio: float = Field(
+        2.0, ge=1, description="The p95 of a candidate's searches over that of the live encoder's."
+    )
+    gate_min_cosine: float = Field(
+        0.99, gt=0, le=1, description="Between a stored vector and its passage embedded again."
+    )
+    shadow_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the searches that the encoder beside the live one answers too, unseen, "
+        "to be compared; 0 for none.",
+    )
     drain_s: float = Field(
         0.0,
         ge=0,

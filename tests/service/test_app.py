@@ -2,13 +2,16 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx
 import numpy as np
 import pytest
 
-from service.app import create_app
+from service.app import _first, create_app
+from service.catalog import Catalog
 from service.errors import NotFound
+from service.registry import Registry
 from service.settings import Settings
 from tests.tiny_bundle import build_tiny_bundle
 
@@ -249,3 +252,30 @@ async def test_every_series_has_the_prefix_and_searches_are_counted(client):
     assert all(name.startswith("isogloss_") for name in ours)
     assert 'isogloss_search_results_total{query_language="de",result_language="de"} 1.0' in text
     assert 'isogloss_http_requests_total{code="200",method="POST",route="/search"} 1.0' in text
+
+
+class Overtaken:
+    """A registry in which a bundle is found so slowly that another process does its first start."""
+
+    def __init__(self, registry, meanwhile):
+        self._registry = registry
+        self._meanwhile = meanwhile
+
+    def find(self, reference):
+        self._meanwhile()
+        return self._registry.find(reference)
+
+
+@pytest.mark.parametrize(("other", "states"), [("1", ["active"]), ("2", ["active", "aborted"])])
+def test_of_processes_that_start_at_once_on_an_empty_catalog_the_first_decides(
+    tmp_path, other, states
+):
+    for version, seed in (("1", 0), ("2", 7)):
+        build_tiny_bundle(tmp_path / "models" / "tiny" / version, version=version, seed=seed)
+    registry = Registry(tmp_path / "models")
+    with Catalog(f"sqlite:///{tmp_path / 'catalog.db'}") as catalog:
+        quick = partial(_first, Settings(bundle=f"tiny/{other}"), registry, catalog)
+        _first(Settings(bundle="tiny/1"), Overtaken(registry, quick), catalog)
+        assert [each.state for each in catalog.generations.list()] == states
+        route = catalog.generations.route()
+        assert (route.epoch, catalog.generations.get(route.active).version) == (1, other)

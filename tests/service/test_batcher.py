@@ -90,6 +90,24 @@ async def test_each_vector_comes_back_at_the_row_of_its_text():
     assert vectors.dtype == np.float32
 
 
+async def test_it_knows_whether_queries_wait_or_came_a_moment_ago(monkeypatch):
+    encoder = SumEncoder()
+    async with batcher_of(encoder) as batcher:
+        assert not batcher.queried
+        await batcher.submit(texts(1), lane="passage")
+        assert not batcher.queried
+        await batcher.submit(texts(1), lane="query")
+        assert batcher.queried
+        monkeypatch.setattr("service.batcher.QUIET_S", 0.0)
+        assert not batcher.queried
+        blocker = await held(batcher, encoder)
+        waiting = await launched(batcher.submit(texts(1, first=50), lane="query"))
+        assert batcher.queried
+        encoder.gate.set()
+        await asyncio.gather(blocker, waiting)
+        assert not batcher.queried
+
+
 id_lists = st.lists(st.integers(1, 5), min_size=1, max_size=40)
 requests = st.lists(
     st.tuples(st.sampled_from(["query", "passage"]), st.lists(id_lists, max_size=12)), max_size=25
