@@ -19,6 +19,7 @@ from service.http import (
     documents,
     embed,
     health,
+    migrations,
     models,
     openai,
     problems,
@@ -37,6 +38,7 @@ ROUTERS = (  # the busiest first: they are asked one after the other
     documents.router,
     collections.router,
     models.router,
+    migrations.router,
     health.router,
     docs.router,
 )
@@ -46,6 +48,7 @@ TAGS = [
     {"name": "documents", "description": "What can be found."},
     {"name": "collections", "description": "Where documents are kept, and what can be filtered."},
     {"name": "models", "description": "The registry of encoders."},
+    {"name": "migrations", "description": "From one encoder to the next, while searches go on."},
     {"name": "openai", "description": "The addresses that the OpenAI client uses."},
     {"name": "health", "description": "For orchestrators and operators."},
 ]
@@ -60,7 +63,7 @@ def install(
     settings: Mapping[str, Any],
     log: FilteringBoundLogger | None = None,
 ) -> None:
-    """Mount everything; the lifespan sets `app.state.retriever`, and `app.state.draining` at its end.
+    """Mount everything; the lifespan sets what `Surface` names, and `app.state.draining` at its end.
 
     `settings` is what `/info` shows, already redacted.
     """

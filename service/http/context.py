@@ -12,6 +12,7 @@ from service.errors import NotReady
 from service.http.limits import Limits, sound
 from service.inventory import Inventory
 from service.metrics import Metrics
+from service.migration import Migrations
 from service.retriever import Retriever
 
 
@@ -19,8 +20,9 @@ from service.retriever import Retriever
 class Surface:
     """The service as the routes see it.
 
-    The application sets `app.state.retriever` and `.inventory` once it is open, and `app.state.draining` when it
-    stops: that turns `/readyz` to 503 and nothing else, the traffic that still comes is served.
+    The application sets `app.state.retriever`, `.inventory` and `.migrations` once it is open, and
+    `app.state.draining` when it stops: that turns `/readyz` to 503 and ends the streams of events;
+    the traffic that still comes is served.
     """
 
     app: FastAPI
@@ -53,6 +55,14 @@ class Surface:
         inventory: Inventory = self.app.state.inventory
         return inventory
 
+    @property
+    def migrations(self) -> Migrations:
+        """The migrations, or `NotReady` while the service starts or stops."""
+        if not self.started:
+            raise NotReady("the service is starting or stopping")
+        migrations: Migrations = self.app.state.migrations
+        return migrations
+
     def failed(self, scope: Scope, error: Exception) -> None:
         """Log what the client is not told: the cause of a 500, under the request's id."""
         facts = scope["isogloss"]
@@ -64,7 +74,7 @@ class Surface:
         )
 
 
-def _surface(request: Request) -> Surface:
+async def _surface(request: Request) -> Surface:  # async, or each request would wait for a thread
     surface: Surface = request.app.state.surface
     return surface
 

@@ -84,6 +84,17 @@ def test_processes_that_start_at_once_make_one_catalog_with_one_default_collecti
     assert {each.id for each in made} == {1}
 
 
+def test_two_that_make_a_collection_of_one_name_at_once_make_one(catalogs, pool):
+    here, there = catalogs
+    with held_before(here, "INSERT INTO collections") as (arrived, go):
+        first = pool.submit(here.collections.create, "news")
+        assert arrived.wait(20)
+        second = pool.submit(there.collections.create, "news")
+        assert waits(second)
+        go.set()
+        assert first.result(20) == second.result(20)
+
+
 def test_a_cut_over_waits_for_a_write_that_has_its_revision_and_then_sees_it(catalogs, pool):
     here, there = catalogs
     collection = here.collections.create("default").id

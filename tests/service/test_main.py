@@ -68,8 +68,25 @@ def test_a_table_is_indexed_up_to_a_limit(service, tmp_path):
     assert sorted(hit["text"] for hit in answer["hits"]) == ["f0", "f1", "f2", "f3"]
 
 
-def test_the_registry_is_listed(service):
+def test_what_looks_like_markup_is_found_as_it_was_written(service, tmp_path):
+    path = tmp_path / "some.jsonl"
+    path.write_text(json.dumps({"id": "[/]", "text": "a [/] b [red]c", "title": "[d]"}) + "\n")
+    run("index", path, "-c", "brackets", "--url", service.url)
+    found = run("search", "a [/] b [red]c", "-c", "brackets", "--url", service.url)
+    for text in ("[/]", "[d]", "a [/] b [red]c"):
+        assert text in found
+
+
+def test_the_registry_is_listed_and_the_live_bundle_shown(service):
     assert "tiny/1" in run("models", "--url", service.url)
+    shown = run("models", "show", "tiny", "--url", service.url)
+    for fact in ("tiny/1", "active", "Apache-2.0", "random: 0 rows", "fp32, active, live"):
+        assert fact in shown
+
+
+def test_the_generation_of_the_first_start_is_a_migration_at_rest(service):
+    assert "live" in run("migrate", "status", "--url", service.url)
+    assert "live: tiny/1, epoch 1" in run("migrate", "watch", "1", "--url", service.url)
 
 
 def test_every_setting_is_listed():
@@ -78,9 +95,10 @@ def test_every_setting_is_listed():
     assert all(f"ISOGLOSS_{name.upper()}"[:20] in shown for name in Settings.model_fields)
 
 
-@pytest.mark.parametrize("command", ["serve", "index", "search", "models", "settings"])
+@pytest.mark.parametrize("command", ["serve", "index", "search", "models", "migrate", "settings"])
 def test_every_command_explains_itself(command):
     assert "Usage" in run(command, "--help")
+    assert command in run("--help")
 
 
 def test_a_wrong_field_declaration_says_what_is_meant(service, tmp_path):
@@ -97,6 +115,15 @@ def test_an_error_is_one_line_and_exit_code_2():
     (line,) = ended.stderr.splitlines()
     assert "no service answers" in line
     assert "isogloss serve" in line
+
+
+def test_a_refusal_is_one_line_with_its_code(service):
+    command = [sys.executable, "-m", "service", "migrate", "pause", "77", "--url", service.url]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("[not_found]")
 
 
 def test_a_problem_document_becomes_an_error_with_its_detail_and_code(service):

@@ -23,6 +23,7 @@ from service.engine import Engine
 from service.errors import Conflict, InvalidInput, NotFound
 from service.http import install
 from service.http.limits import Limits
+from service.inventory import ModelCard, ModelUse, TrainingData
 from service.metrics import Metrics
 from service.types import (
     Check,
@@ -40,6 +41,7 @@ from service.types import (
     StoredDocument,
     Written,
 )
+from tests.service.http.memory_migrations import MemoryMigrations
 from tests.tiny_bundle import build_tiny_bundle
 
 LIMITS = BatchLimits(max_batch_tokens=4096, max_passage_batch_tokens=4096, max_queue_tokens=400_000)
@@ -235,6 +237,27 @@ class MemoryRetriever:
             ModelInfo("tiny", "0", "invalid", reason="model.onnx: wrong SHA-256"),
         ]
 
+    async def model(self, name, version):
+        for model in await self.models():
+            if (model.name, model.version) == (name, version):
+                break
+        else:
+            raise NotFound(f"no bundle {name}/{version} in the registry")
+        if model.state == "invalid":
+            return ModelCard(model, [])
+        return ModelCard(
+            model,
+            [ModelUse(1, "fp32", "active", live=True)],
+            created="2026-01-01T00:00:00+00:00",
+            spaces={"fp32": model.space},
+            evaluation={"ntrex": {"de": 73.9}},
+            base_model="none",
+            recipe="first",
+            commit="0" * 40,
+            data=[TrainingData("tatoeba", "CC-BY-2.0-FR", 69209)],
+            tools={"torch": "2.13"},
+        )
+
     async def status(self):
         checks = [
             Check("encoder", ok=self.encoder_works),
@@ -305,7 +328,12 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def app(retriever, limits, metrics, log_lines) -> FastAPI:
+def migrations() -> MemoryMigrations:
+    return MemoryMigrations()
+
+
+@pytest.fixture
+def app(retriever, migrations, limits, metrics, log_lines) -> FastAPI:
     app = FastAPI()
     install(
         app,
@@ -315,6 +343,7 @@ def app(retriever, limits, metrics, log_lines) -> FastAPI:
         log=logs.logger(log_lines.stream, level="debug"),
     )
     app.state.retriever = app.state.inventory = retriever  # it has the verbs of both
+    app.state.migrations = migrations
     return app
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from service import errors
 from service.errors import EngineFailure, Overloaded, ServiceError
 from service.http.problems import KINDS, Problem, of_service, printable
+from service.placing import VersionTaken
 
 JSON = {"Content-Type": "application/json"}
 KEYS = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
@@ -25,7 +26,8 @@ def kinds_of(error):
 def test_every_error_of_the_service_has_a_status(error):
     if error.__module__.startswith(("service.http", errors.__name__)):
         assert error.code in KINDS
-    problem = of_service(error("x"))
+    more = {"free": "2"} if error is VersionTaken else {}
+    problem = of_service(error("x", **more))
     assert problem.kind.status >= 400
 
 
