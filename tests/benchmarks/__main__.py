@@ -15,6 +15,7 @@ def main() -> None:
         ["tests.benchmarks.vectors"],
         ["tests.benchmarks.batcher", "--bundle", str(chosen.bundle)],
         ["tests.e2e.kills", "--kills", "50"],
+        ["tests.benchmarks.swap", "--bundle", str(chosen.bundle)],
     ]
     if chosen.data:
         commands.append(["tests.benchmarks.service", "--data", str(chosen.data)])

@@ -47,9 +47,16 @@ class Ledger:
         return identifier in self.open and found == self.open[identifier]
 
 
-def write(url: str, writer: int, ledger: Ledger, rng: random.Random, stop: threading.Event) -> None:
+def write(
+    url: str,
+    writer: int,
+    ledger: Ledger,
+    rng: random.Random,
+    stop: threading.Event,
+    pause_s: float = 0.0,
+) -> None:
     """Put, replace and delete until the service is gone."""
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=30, verify=False) as client:
         while not stop.is_set():
             ids = [f"{writer}-{n}" for n in rng.sample(range(IDS_PER_WRITER), rng.randint(1, 12))]
             wait = rng.choice(["stored", "visible"])
@@ -71,6 +78,7 @@ def write(url: str, writer: int, ledger: Ledger, rng: random.Random, stop: threa
                 ledger.known |= ledger.open
                 ledger.acknowledged += 1
             ledger.open = {}
+            stop.wait(pause_s)
 
 
 def settled(client: httpx.Client, within_s: float = 60) -> None:
@@ -84,7 +92,7 @@ def violations(url: str, ledgers: list[Ledger]) -> list[str]:
     """Lost or resurrected documents, by id in the catalog and by search in the index."""
     found: list[str] = []
     live: dict[str, str] = {}
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=30, verify=False) as client:
         for ledger in ledgers:
             for identifier in {*ledger.known, *ledger.open}:
                 answer = client.get(f"/documents/{identifier}")
