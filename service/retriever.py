@@ -253,9 +253,8 @@ class Retriever:
         live, beside = self.live, self.beside
         patience_s = self._visible_timeout_s if wait == "visible" else 0.0
         visible = await _sees(live, collection, revision, timeout_s=patience_s)
-        if (
-            beside is not None
-        ):  # whoever still answers from it, or answers from it next, sees it too
+        if beside is not None:
+            # Whoever still answers from it, or answers from it next, sees the write as well.
             await _sees(beside, collection, revision, timeout_s=min(patience_s, LOCKSTEP_S))
         return visible
 
