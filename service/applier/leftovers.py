@@ -57,11 +57,13 @@ class Leftovers:
     async def drop(self, *, until: float) -> None:
         """Drop those that are due by then; what fails is tried again."""
         for name in [name for name, due in self._due.items() if due <= until]:
+            self._due[name] = asyncio.get_running_loop().time() + RETRY_S
             try:
                 async with self._shelves.writing:
                     await self._writer.drop(name)
             except ServiceError as error:
                 log.warning("index is left over", index=name, error=error.detail)
-                self._due[name] = asyncio.get_running_loop().time() + RETRY_S
+            except Exception:
+                log.exception("a bug keeps an index from being dropped", index=name)
             else:
                 self._due.pop(name, None)

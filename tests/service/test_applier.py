@@ -448,6 +448,24 @@ async def test_an_index_that_could_not_be_dropped_is_dropped_later(house):
     assert sorted(house.backend.indexes) == ["g1-c1"]
 
 
+async def test_a_bug_in_dropping_an_index_holds_up_nothing_else(house):
+    house.catalog.collections.create("second")
+
+    def buggy(operation, _):
+        if operation == "drop":
+            raise ZeroDivisionError
+
+    async with house.applier() as applier:
+        house.backend.before = buggy
+        house.catalog.collections.delete("second")
+        applier.notify()
+        await until(lambda: ("drop", "g1-c2") in house.backend.calls[4:])
+        house.put(stored("a", "text"))
+        await visible(applier, house)
+        house.backend.before = lambda operation, name: None
+    assert sorted(house.backend.indexes) == ["g1-c1"]
+
+
 async def test_an_index_that_a_dead_process_did_not_drop_is_dropped_at_a_start(house):
     house.catalog.collections.create("second")
     applier = await house.applier().__aenter__()

@@ -399,3 +399,38 @@ async def test_a_keeper_survives_a_bug_in_the_catalog(house):
     assert not keeper.ready
     with pytest.raises(Conflict, match="'writer-1' is not held by a"):
         keeper.require()
+
+
+async def test_a_lease_that_was_anothers_meanwhile_begins_anew(house):
+    leases = house.catalog.leases
+    keeper = LeaseKeeper(house.catalog, "writer-1", "a", ttl_s=60, grace_s=0)
+    await keeper.ask()
+    keeper.begin()
+    first = keeper.require()
+    await keeper.ask()
+    assert keeper.require().fence == first.fence
+    leases.release(first)
+    leases.release(leases.take("writer-1", "b", ttl_s=60))
+    lost = asyncio.create_task(keeper.lost())
+    await keeper.ask()
+    await lost  # it holds the lease, but the indexes may have changed
+    assert keeper.ready
+    with pytest.raises(Conflict):
+        keeper.require()
+    keeper.begin()
+    assert keeper.require().fence == first.fence + 2
+
+
+async def test_a_lease_that_is_anothers_is_lost(house):
+    leases = house.catalog.leases
+    keeper = LeaseKeeper(house.catalog, "writer-1", "a", ttl_s=60, grace_s=0)
+    await keeper.ask()
+    keeper.begin()
+    leases.release(keeper.require())
+    leases.take("writer-1", "b", ttl_s=60)
+    lost = asyncio.create_task(keeper.lost())
+    await keeper.ask()
+    await lost
+    assert not keeper.ready
+    await keeper.release()  # there is nothing to release
+    assert leases.take("writer-1", "c", ttl_s=60) is None

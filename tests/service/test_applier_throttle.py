@@ -203,6 +203,8 @@ async def test_a_generation_is_drained_to_the_head_at_once(house):
         house.put(*[stored(f"d{number}", f"text {number}") for number in range(9)])
         await visible(applier, house)
         assert house.cursor() == 0
+        assert await applier.drain(timeout_s=20)
+        assert house.cursor() == 9
         head = house.put(stored("e", "one more"))
         assert await applier.drain(timeout_s=20)
         assert house.cursor() == head
