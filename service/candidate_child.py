@@ -33,7 +33,6 @@ from service.proving import prove, prove_alone
 
 STACK_BYTES = 8 << 20
 """What RLIMIT_DATA counts for each thread beside its work."""
-NICENESS = 10
 FIRST_TO_DIE = "1000"
 PR_SET_PDEATHSIG = 1
 
@@ -51,7 +50,6 @@ def depend_on(parent: int) -> None:
 
 def limit(*, device: str, threads: int, timeout_s: float, memory_bytes: int | None) -> None:
     """Take from this process, for good, what a proof does not need."""
-    os.nice(NICENESS)
     _set(resource.RLIMIT_CORE, 0)
     # The parent's clock decides. This one is for a parent that could not take its child along.
     _set(resource.RLIMIT_CPU, math.ceil(timeout_s) * (threads + 1))

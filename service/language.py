@@ -10,7 +10,7 @@ that are not expected (Galician, Marathi), and a caller who knows the language s
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import langcodes
 from py3langid.langid import MODEL_FILE
@@ -56,6 +56,7 @@ def canonical(code: str) -> str:
 class LanguageIdentifier:
     """Tells the language of texts; synchronous, and safe to call from several threads.
 
+    The first of a process reads the model, which takes half a second; the others share it.
     `expected` are the languages of the encoder. Below `min_confidence` the answer is `und`: on the
     project's data, half of the answers refused so would have been wrong. Only the first
     `max_characters` are read, because accuracy no longer grows after them and time does.
@@ -69,7 +70,7 @@ class LanguageIdentifier:
         min_confidence: float = 0.2,
         max_characters: int = 256,
     ) -> None:
-        self._model = NaiveBayes.from_model_file(MODEL_FILE, norm_probs=True)
+        self._model = _model()
         self._names = {label: _name(label) for label in self._model.labels}
         self._expected = frozenset(canonical(code).split("-")[0] for code in expected)
         self._min_confidence = min_confidence
@@ -106,6 +107,11 @@ class LanguageIdentifier:
             shares[name] += share * (_ODDS if name in self._expected else 1.0)
         best = max(shares, key=shares.__getitem__)
         return best, shares[best] / sum(shares.values())
+
+
+@cache
+def _model() -> NaiveBayes:
+    return NaiveBayes.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _name(label: str) -> str:

@@ -4,7 +4,6 @@ Why explicit threads: ONNX Runtime counts the host's cores, which a container's 
 change; and spinning threads burn the cores that the tokenizer and the index need.
 """
 
-import gc
 import math
 import os
 import sys
@@ -61,7 +60,6 @@ class OnnxSession:
     def close(self) -> None:
         """Give the weights back to the system; batches that are running end first."""
         self._session = None
-        gc.collect()
         memory.trim()
 
 

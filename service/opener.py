@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio.to_thread
 
@@ -73,7 +74,9 @@ class Opener:
                 max_characters=LAST_CAP * engine.max_tokens,
                 prompt=bundle.manifest.prompts["passage"],
             )
-            identifier = LanguageIdentifier(expected=bundle.manifest.languages)
+            identifier = await anyio.to_thread.run_sync(
+                partial(LanguageIdentifier, expected=bundle.manifest.languages)
+            )
             yield Encoder(
                 engine,
                 Intake(identifier=identifier, chunker=chunker),

@@ -6,6 +6,7 @@ second signal skips the wait, and so does Ctrl-C.
 """
 
 import asyncio
+import gc
 import signal
 from contextlib import suppress
 from types import FrameType
@@ -46,6 +47,10 @@ def run(app: FastAPI, *, host: str, port: int, drain_s: float) -> None:
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, drain_s, stop, number, frame)
 
+    # What is loaded by now stays. To look it over for garbage took an eighth of a second each time,
+    # in which nothing else ran.
+    gc.collect()
+    gc.freeze()
     app.state.draining = False
     app.state.failure = None
     setattr(server, "handle_exit", drain)  # noqa: B010 - uvicorn takes this one for both signals

@@ -6,6 +6,7 @@ Why a process: the engine never releases Python's lock, so that in the service e
 stop every request. Why one thread: the engine gains nothing from more. The host drains its socket
 before each piece of work and takes questions before writes, which come in small frames, so that a
 query waits for one of them at most; after `QUESTIONS_PER_WRITE` of them one write has its turn.
+What takes longer, to make an index or to drop one, is done in steps, each of which is such a turn.
 
 It dies with its parent (end of file, or the kernel's signal), and ignores ^C and SIGTERM: both
 reach a whole process group, and the parent still needs it while it drains.
@@ -21,10 +22,10 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from service.errors import (
     ConfigurationError,
@@ -44,6 +45,9 @@ IDLE_S = 1.0
 UNFLUSHED_MAX = 50_000
 """Points after which the log is cut even under load: replaying them takes about a second."""
 PR_SET_PDEATHSIG = 1
+
+Steps: TypeAlias = Generator[None, None, None]
+"""Work that lets questions in wherever it yields."""
 
 
 class NotOpen(Exception):
@@ -80,7 +84,7 @@ class Shelf:
 
     def open(
         self, *, name: str, space: str, dimension: int, fields: dict[str, Any], create: bool
-    ) -> None:
+    ) -> Steps:
         """Open an index, or make it if it is missing and `create` is true; idempotent."""
         spec = IndexSpec(name, space, dimension, fields)
         if name in self._open:
@@ -93,14 +97,15 @@ class Shelf:
             if not create:
                 raise
             self._need_space()
-            self._open[name] = Shard.create(self._folder / name, spec)
+            self._open[name] = yield from Shard.create(self._folder / name, spec)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str) -> Steps:
         """Destroy an index; from the first step on it is no longer listed."""
-        if name in self._open:
-            self._open.pop(name).close()
         folder = self._folder / name
         (folder / DESCRIPTION).unlink(missing_ok=True)
+        if name in self._open:
+            self._open.pop(name).close()
+        yield
         shutil.rmtree(folder, ignore_errors=True)
         sync(self._folder)
 
@@ -152,20 +157,20 @@ class Host:
         self._frames = Frames()
         self._questions: deque[Message] = deque()
         self._writes: deque[Message] = deque()
+        self._begun: tuple[int, str, Steps] | None = None
         self._streak = 0
 
     def serve(self) -> None:
         """Answer until the other end is closed."""
         while self._drain():
-            request = self._next()
-            if request is not None:
-                answer = frame(self._answer(*request))
+            answer = self._turn()
+            if answer is not None:
                 with suppress(ConnectionError):  # the next read meets the end of file
-                    self._connection.sendall(answer)
+                    self._connection.sendall(frame(answer))
 
     def _drain(self) -> bool:
         """Queue what has arrived; wait if there is nothing to do. False at the end of file."""
-        idle = not self._questions and not self._writes
+        idle = not self._questions and not self._writes and self._begun is None
         if idle and not select.select([self._connection], [], [], IDLE_S)[0]:
             self._shelf.flush()
             return True
@@ -182,24 +187,50 @@ class Host:
                 asked = message[1] in QUESTIONS
                 (self._questions if asked else self._writes).append(message)
 
-    def _next(self) -> Message | None:
-        patience = self._streak < QUESTIONS_PER_WRITE
-        if self._questions and (patience or not self._writes):
+    def _turn(self) -> Message | None:
+        """Do one question, write or step; an answer if there is one by then."""
+        if self._questions and (self._streak < QUESTIONS_PER_WRITE or not self._has_writes()):
             self._streak += 1
-            return self._questions.popleft()
+            return self._answer(*self._questions.popleft())
         self._streak = 0
-        return self._writes.popleft() if self._writes else None
+        if self._begun is not None:
+            return self._go_on(*self._begun)
+        return self._answer(*self._writes.popleft()) if self._writes else None
 
-    def _answer(self, number: int, operation: str, arguments: dict[str, Any]) -> Message:
-        try:
-            return [number, None, self._shelf.operations[operation](**arguments)]
-        except NotOpen as error:
-            return [number, NOT_OPEN, str(error)]
-        except ServiceError as error:
-            return [number, error.code, error.detail]
-        except Exception as error:  # noqa: BLE001 - the engine raises bare exceptions
-            known = translated(error, IndexUnavailable(f"{operation}: {error}"))
-            return [number, getattr(known, "code", IndexUnavailable.code), str(known)]
+    def _has_writes(self) -> bool:
+        return self._begun is not None or bool(self._writes)
+
+    def _answer(self, number: int, operation: str, arguments: dict[str, Any]) -> Message | None:
+        with _told(number, operation) as answer:
+            result = self._shelf.operations[operation](**arguments)
+            if isinstance(result, Generator):
+                self._begun = number, operation, result
+                return None
+            answer[2] = result
+        return answer
+
+    def _go_on(self, number: int, operation: str, steps: Steps) -> Message | None:
+        self._begun = None
+        with _told(number, operation) as answer:
+            for _ in steps:
+                self._begun = number, operation, steps
+                return None
+        return answer
+
+
+@contextmanager
+def _told(number: int, operation: str) -> Iterator[Message]:
+    """The answer to a request; what goes wrong in the block is what it says."""
+    answer: Message = [number, None, None]
+    try:
+        yield answer
+    except NotOpen as error:
+        answer[1:] = NOT_OPEN, str(error)
+    except ServiceError as error:
+        answer[1:] = error.code, error.detail
+    except Exception as error:  # noqa: BLE001 - the engine raises bare exceptions
+        known = translated(error, IndexUnavailable(f"{operation}: {error}"))
+        answer[1:] = getattr(known, "code", IndexUnavailable.code), str(known)
 
 
 def claim(folder: Path, *, wait_s: float) -> int:

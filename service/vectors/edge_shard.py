@@ -9,7 +9,7 @@ exceptions, so the index keeps its own description beside the shard and compares
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -63,8 +63,11 @@ class Shard:
         self.unflushed = 0
 
     @classmethod
-    def create(cls, folder: Path, spec: IndexSpec) -> "Shard":
-        """Make a shard; the description is written last, so that half a shard is no shard."""
+    def create(cls, folder: Path, spec: IndexSpec) -> Generator[None, None, "Shard"]:
+        """Make a shard, in steps of about 10 ms, and return it.
+
+        The description is written last, so that half a shard is no shard.
+        """
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "shard").mkdir(parents=True)
         vectors = edge.EdgeVectorParams(
@@ -76,7 +79,9 @@ class Shard:
             str(folder / "shard"), edge.EdgeConfig(vectors=vectors, wal_enabled=True)
         )
         for key, kind in keys(spec).items():
+            yield
             engine.update(edge.UpdateOperation.create_field_index(key, SCHEMA[kind]))
+        yield
         engine.flush()
         draft = folder / f"{DESCRIPTION}.draft"
         draft.write_text(json.dumps(_description(spec), indent=2))

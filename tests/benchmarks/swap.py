@@ -10,6 +10,7 @@ answered is kept, and every score computed again when all is over, so that the c
 """
 
 import argparse
+import gc
 import itertools
 import json
 import random
@@ -285,6 +286,9 @@ def measured(
     done: list[Swap] = []
     operator = Operator(service.url)
     try:
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # its pauses, here, would be counted as the service's
         with clients(service.url, rows, queries) as seen:
             infer, begun = operator.inferred(), time.perf_counter()
             time.sleep(STEADY_S)

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from structlog.testing import capture_logs
 
 from service.bundle import Bundle, write_bundle
-from service.candidate import Proof, prove
+from service.candidate import NICENESS, Proof, prove
 from service.errors import BundleInvalid, ConfigurationError
 from service.memory import resident_bytes
 from tests.tiny_bundle import build_tiny_bundle, declared, pooled_model
@@ -222,6 +222,14 @@ async def test_whoever_no_longer_waits_takes_the_process_with_it(tmp_path):
     assert gone(process)
 
 
+def autogroup(process: int) -> str:
+    """How far below others the process's session is; empty where Linux does not share by session."""
+    try:
+        return Path(f"/proc/{process}/autogroup").read_text().strip().partition(" ")[2]
+    except OSError:
+        return ""
+
+
 @linux
 async def test_a_candidate_dies_with_the_service(tmp_path):
     code = (
@@ -247,12 +255,22 @@ async def test_a_candidate_sees_no_secret_of_its_parent(tmp_path, monkeypatch):
     task = asyncio.create_task(proven(endless(tmp_path)))
     process = Path(f"/proc/{await child()}")
     environment = (process / "environ").read_bytes()
-    session = os.getsid(int(process.name))
     task.cancel()
     await asyncio.wait([task])
     assert b"secret" not in environment
     assert b"CUDA_VISIBLE_DEVICES=1" in environment
-    assert session == int(process.name)
+
+
+@linux
+async def test_a_candidate_is_below_the_service_and_out_of_reach_of_its_terminal(tmp_path):
+    task = asyncio.create_task(proven(endless(tmp_path)))
+    process = await child()
+    found = os.getsid(process), os.getpriority(os.PRIO_PROCESS, process)
+    sharing = await anyio.to_thread.run_sync(autogroup, process)
+    task.cancel()
+    await asyncio.wait([task])
+    assert found == (process, min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS))
+    assert sharing in {f"nice {NICENESS}", ""}
 
 
 async def test_a_precision_that_the_bundle_lacks_is_refused_by_name(tiny_bundle):

@@ -21,7 +21,7 @@ limit(device=sys.argv[2], threads=2, timeout_s=10, memory_bytes=100_000_000)
 names = ("CORE", "CPU", "FSIZE", "DATA")
 found = {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in names}
 oom = open("/proc/self/oom_score_adj").read().strip()
-print(json.dumps({"before": before, "limits": found, "oom": oom, "nice": os.nice(0)}))
+print(json.dumps({"before": before, "limits": found, "oom": oom}))
 """
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
 
@@ -76,7 +76,6 @@ def test_a_candidate_gives_up_what_it_does_not_need(device):
     assert limits["CORE"] == [0, 0]
     assert limits["CPU"] == [30, 30]
     assert found["oom"] == "1000"
-    assert found["nice"] >= 10
     if device == "cpu":
         assert limits["FSIZE"] == [0, 0]
         assert 100_000_000 < limits["DATA"][0] - found["before"] < 150_000_000

@@ -97,6 +97,33 @@ def test_an_idle_host_flushes():
             pass
 
 
+def test_questions_are_answered_between_the_steps_of_a_long_write():
+    asked = []
+
+    def long():
+        while not asked:
+            yield
+
+    shelf = Ledger(open=long, search=lambda: asked.append(1))
+    with hosting(shelf, [1, "open", {}], [2, "apply", {}]) as connection:
+        connection.sendall(frame([3, "search", {}]))
+        assert answers(connection, 3) == [[3, None, None], [1, None, None], [2, None, None]]
+
+
+def test_what_goes_wrong_in_a_later_step_is_told_and_the_next_write_is_done():
+    def failing():
+        yield
+        raise NotFound("no such thing")
+
+    requests = [[1, "open", {}], [2, "apply", {}], [3, "search", {}]]
+    with hosting(Ledger(open=failing), *requests) as connection:
+        assert answers(connection, 3) == [
+            [3, None, "found"],
+            [1, "not_found", "no such thing"],
+            [2, None, None],
+        ]
+
+
 def test_a_host_whose_caller_left_ends():
     with hosting(Ledger(search=lambda: b"x" * (1 << 24)), [1, "search", {}]):
         pass
@@ -111,24 +138,24 @@ def test_a_folder_has_one_host(tmp_path):
 def test_a_nearly_full_disk_is_named_with_its_setting(tmp_path):
     shelf = Shelf(tmp_path, free_bytes_min=2**62)
     with pytest.raises(StorageFull, match="ISOGLOSS_DATA_DIR"):
-        shelf.open(name="a", space="s", dimension=2, fields={}, create=True)
+        list(shelf.open(name="a", space="s", dimension=2, fields={}, create=True))
 
 
 def test_the_shelf_flushes_and_closes_what_is_open(tmp_path):
     shelf = Shelf(tmp_path, free_bytes_min=0)
     for name in ("a", "b"):
-        shelf.open(name=name, space="s", dimension=2, fields={}, create=True)
+        list(shelf.open(name=name, space="s", dimension=2, fields={}, create=True))
     written = {"language": "en", "document": 1, "rev": 1}
     vector = b"\0\0\x80\x3f" * 2
     shelf.apply(name="a", ids=[1], vectors=vector, payloads=[written], deletes=[])
     assert shelf["a"].unflushed == 1
     shelf.flush()
     assert shelf["a"].unflushed == 0
-    shelf.open(name="a", space="s", dimension=2, fields={}, create=False)
+    list(shelf.open(name="a", space="s", dimension=2, fields={}, create=False))
     with pytest.raises(Exception, match="another one: space is 's'"):
-        shelf.open(name="a", space="other", dimension=2, fields={}, create=False)
+        list(shelf.open(name="a", space="other", dimension=2, fields={}, create=False))
     shelf.close()
     assert shelf.names() == ["a", "b"]
-    shelf.open(name="a", space="s", dimension=2, fields={}, create=False)
+    list(shelf.open(name="a", space="s", dimension=2, fields={}, create=False))
     assert shelf["a"].count(["all", []]) == 1
     shelf.close()
