@@ -54,6 +54,7 @@ class Encoder:
     languages: frozenset[str]
     compose: Callable[[str, str], str]
     golden: Callable[[], Sequence[GoldenQuery]]
+    compatible_with: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,8 @@ class Fleet:
             self._answer_from(route.active, route)
         wanted = {record.id: record for record in records if record.state in OPEN}
         live = self.retriever.live
+        # Where the encoder is not open yet, the live one's own asks: that is right as well.
+        live.asker = self._open.get(route.asking or 0) if live.epoch == route.epoch else None
         self.retriever.beside = next(
             (
                 self._open[record.id]
@@ -234,6 +237,7 @@ class Fleet:
         generation.epoch = route.epoch
         retriever = self.retriever
         before, retriever.live = retriever.live, generation
+        before.asker = None
         self._metrics.active_epoch.set(route.epoch)
         for other in {before, generation}:
             self._show(other, "active" if other is generation else "soaking")
@@ -291,6 +295,7 @@ class Fleet:
                 encoder.languages,
                 encoder.compose,
                 encoder.golden,
+                encoder.compatible_with,
             )
             self._show(self._open[record.id], "candidate")
             self._closers[record.id] = undo.pop_all()
@@ -329,7 +334,8 @@ class Fleet:
         if self._retriever is None or indexes not in self._appliers:
             return False
         live = self._retriever.live
-        return live.engine.queried and live.applier is not self._appliers[indexes].applier
+        asked = (live.asker or live).engine.queried
+        return asked and live.applier is not self._appliers[indexes].applier
 
     def _show(self, generation: Generation, state: str | None) -> None:
         engine = generation.engine

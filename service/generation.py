@@ -28,6 +28,10 @@ class Generation:
     """What is embedded of a passage, from its document's title and its text."""
     golden: Callable[[], Sequence[GoldenQuery]]
     """Reads the golden queries that the bundle brings along."""
+    compatible_with: frozenset[str] = frozenset()
+    """Spaces whose passages this encoder's queries find, as its bundle declares."""
+    asker: "Generation | None" = None
+    """Whose encoder embeds the queries for these indexes, if it is not this one's own."""
     _pins: int = 0
     _free: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -84,6 +84,11 @@ class Opener:
                 frozenset(bundle.manifest.languages),
                 chunker.whole,
                 bundle.golden,
+                frozenset(
+                    each.space
+                    for each in bundle.manifest.compatible_with
+                    if each.precision == precision
+                ),
             )
 
     @asynccontextmanager

@@ -1,7 +1,8 @@
 """The verbs of the service over the live generation: embed, search, put, delete, and what is there.
 
 A request takes the live `Generation` once and uses nothing else: the encoder that embeds its query
-is the one that filled the index which it searches. Two spaces of equal dimension cannot meet.
+is the one that filled the index which it searches, or one that was proven to be compatible with it
+on that very index. Two spaces of equal dimension cannot meet otherwise.
 """
 
 import asyncio
@@ -114,8 +115,12 @@ class Retriever:
     ) -> list[SearchAnswer]:
         """One answer for each query: embedded, searched and hydrated with the same generation."""
         live = self.live
-        with live.pinned():
-            answers = await self._search(live, request, _Stages(self._metrics), _at(deadline_s))
+        asker = live.asker or live
+        with live.pinned(), asker.pinned():
+            stages = _Stages(self._metrics)
+            answers = await self._search(
+                live, asker, request, stages=stages, deadline=_at(deadline_s)
+            )
         for answer in answers:
             self._count(answer.hits, answer.query_language, live.languages)
         if self.observer is not None:
@@ -125,14 +130,22 @@ class Retriever:
     async def answer(self, generation: Generation, request: SearchRequest) -> list[SearchAnswer]:
         """What a generation answers that nobody asked: in no metric of what was asked."""
         with generation.pinned():
-            return await self._search(generation, request, _Stages(None), None)
+            return await self._search(
+                generation, generation, request, stages=_Stages(None), deadline=None
+            )
 
     async def _search(
-        self, live: Generation, request: SearchRequest, stages: "_Stages", deadline: float | None
+        self,
+        live: Generation,
+        asker: Generation,
+        request: SearchRequest,
+        *,
+        stages: "_Stages",
+        deadline: float | None,
     ) -> list[SearchAnswer]:
         with stages.timed("embed"):  # and meanwhile what else there is to know
             embedding = asyncio.create_task(
-                live.engine.embed(request.queries, "query", deadline=deadline)
+                asker.engine.embed(request.queries, "query", deadline=deadline)
             )
             try:
                 collection, where, languages = await _run(self._understand, live, request)
@@ -166,6 +179,8 @@ class Retriever:
                     generation=live.id,
                     bundle=live.bundle,
                     space=live.engine.space,
+                    query_bundle=asker.bundle,
+                    query_space=asker.engine.space,
                     query_language=language,
                     truncated=cut_off,
                     stages=stages.seconds,

@@ -110,6 +110,9 @@ class SearchAnswer:
     generation: int
     bundle: str
     space: str
+    query_bundle: str
+    """Whose encoder embedded the query: `bundle`, unless a compatible one is on its way."""
+    query_space: str
     query_language: str
     truncated: bool
     stages: Mapping[str, float] = field(default_factory=dict)
@@ -225,11 +228,13 @@ class Status:
 class MigrationOptions:
     """How a migration is to run. What is None is left to the settings.
 
-    `hold`: stay ready until told to cut over. `override`: the quality checks of the gate that may
+    `hold`: stay ready until told to cut over. `queries_first`: if the bundle declares that its
+    queries find the live passages, and the gate finds it so, they are asked at once. `override`: the quality checks of the gate that may
     fail, for the stated `reason`.
     """
 
     hold: bool = False
+    queries_first: bool = True
     override: Sequence[str] = ()
     reason: str = ""
     passages_per_s: float | None = None
@@ -303,6 +308,10 @@ class Migration:
     total: int
     passages_per_s: float | None
     remaining_s: float | None
+    asking: bool
+    """Its encoder embeds the queries already, which look for passages of the live one."""
+    compatible: GateCheck | None
+    """Whether it may, as the gate found it."""
     report: GateReport | None
     shadow: Mapping[str, Any] | None
     soak_until: str | None

@@ -7,6 +7,7 @@ Two seeds give two unrelated spaces of equal dimension. No torch, about ten mill
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,14 +52,23 @@ def build_tiny_bundle(
     precisions: Sequence[str] = ("fp32",),
     external: bool = True,
     tokenizer: Tokenizer | None = None,
+    drift: float = 0.0,
+    compatible_with: Sequence[Mapping[str, Any]] = (),
 ) -> Bundle:
-    """Build and seal a bundle; every option but `name` and `version` changes its space."""
+    """Build and seal a bundle; every option but `name`, `version` and claims changes its space.
+
+    With a `drift` it is the encoder of this seed, moved a little: a share of its embeddings is noise.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or build_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     table = np.random.default_rng(seed).standard_normal(
         (tokenizer.get_vocab_size(), dimension), dtype=np.float32
     )
+    if drift:
+        table += drift * np.random.default_rng((seed, 1)).standard_normal(
+            table.shape, dtype=np.float32
+        )
     tables: dict[str, np.ndarray] = {}
     graphs: dict[str, str] = {}
     for precision in precisions:
@@ -86,7 +96,19 @@ def build_tiny_bundle(
         languages=list(PROBE_TEXTS),
         precisions=graphs,
         provenance=PROVENANCE,
+        compatible_with=list(compatible_with),
     )
+
+
+def claim(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle would declare whose queries find the passages of this one."""
+    return {
+        "space": bundle.manifest.space["fp32"],
+        "precision": "fp32",
+        "ndcg": {"en-en": [0.9, 0.9]},
+        "tolerance": 0.02,
+        "measured_on": "nothing",
+    }
 
 
 def build_tokenizer() -> Tokenizer:

@@ -213,6 +213,26 @@ class Generations:
         with self._database.write() as connection:
             connection.execute(update(schema.route).values(gate_until=None))
 
+    def ask(self, generation: int, *, epoch: int, lease: Lease | None = None) -> Route:
+        """Let the encoder of a generation under way embed the queries for the live indexes.
+
+        Whoever calls this has proven that it may. It ends with the generation's way: when it goes
+        live itself, fails or is aborted.
+
+        Raises:
+            EpochMismatch: the route has moved on.
+            Conflict: it is not under way or is paused, or the lease is lost.
+        """
+        with self._database.write() as connection:
+            fenced(connection, lease)
+            expect_epoch(route_row(connection), epoch)
+            found = generation_row(connection, generation)
+            expect_state(found, UNDER_WAY)
+            expect_unpaused(found)
+            connection.execute(update(schema.route).values(asking=generation, epoch=epoch + 1))
+            note(connection, "asking", generation, epoch=epoch + 1)
+            return route_row(connection)
+
     def cut_over(
         self,
         generation: int,
@@ -248,6 +268,7 @@ class Generations:
                     previous=route.active,
                     soak_until=None if first else self._database.clock(connection) + soak_s,
                     gate_until=None,
+                    asking=None,
                 )
             )
             why = f"epoch {epoch + 1}" + (f": {reason}" if reason else "")

@@ -66,12 +66,14 @@ class Route:
     """Which generation answers, and which one answered before; `epoch` grows with every change.
 
     `previous` is kept in step, and can be gone back to, until `soak_until` (seconds since 1970).
+    `asking` is under way, and its encoder embeds the queries already, for the indexes of `active`.
     """
 
     epoch: int
     active: int | None
     previous: int | None
     soak_until: float | None
+    asking: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

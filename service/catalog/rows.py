@@ -54,6 +54,8 @@ def put_into(
     connection: Connection, number: int, state: State, *, reason: str, error: str = ""
 ) -> Generation:
     old = generation_row(connection, number)
+    if state not in UNDER_WAY:
+        take_queries_back(connection, number)
     change(connection, number, state=state, changed=now(), paused=False, error=error)
     note(connection, "state", number, before=old.state, after=state, reason=reason or error)
     return generation_row(connection, number)
@@ -62,9 +64,19 @@ def put_into(
 def route_row(connection: Connection) -> Route:
     columns = schema.route.c
     row = connection.execute(
-        select(columns.epoch, columns.active, columns.previous, columns.soak_until)
+        select(columns.epoch, columns.active, columns.previous, columns.soak_until, columns.asking)
     ).one()
     return Route(*row)
+
+
+def take_queries_back(connection: Connection, number: int) -> None:
+    """Have the live generation's own encoder ask again, if it was this one's."""
+    columns = schema.route.c
+    connection.execute(
+        update(schema.route)
+        .where(columns.asking == number)
+        .values(asking=None, epoch=columns.epoch + 1)
+    )
 
 
 def expect_epoch(route: Route, epoch: int | None) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSION = 2
+VERSION = 3
 
 Key = BigInteger().with_variant(Integer, "sqlite")
 """64 bits on both: SQLite's INTEGER has them, and only under that name is the row id itself."""
@@ -143,6 +143,7 @@ route = Table(
     Column("epoch", Key, nullable=False),
     Column("active", Key),
     Column("previous", Key),
+    Column("asking", Key),
     Column("soak_until", Float),
     Column("gate_until", Float),
 )
@@ -192,6 +193,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE cursors ADD COLUMN verified BOOLEAN NOT NULL DEFAULT FALSE",
         "ALTER TABLE route ADD COLUMN soak_until DOUBLE PRECISION",
         "ALTER TABLE route ADD COLUMN gate_until DOUBLE PRECISION",
-    )
+    ),
+    2: ("ALTER TABLE route ADD COLUMN asking BIGINT",),
 }
 """What turns a layout into the next one, beside the tables that are new."""

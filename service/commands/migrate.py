@@ -59,6 +59,13 @@ def start(
     hold: Annotated[
         bool, typer.Option("--hold", help="Stay ready, and cut over only when told to.")
     ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Change queries and passages at one moment, even if its queries find the live passages.",
+        ),
+    ] = False,
     override: Annotated[
         list[str] | None,
         typer.Option(metavar="CHECK", help="A check of the gate that may fail; needs --reason."),
@@ -86,6 +93,7 @@ def start(
     asked = {
         "precision": precision,
         "hold": hold,
+        "queries_first": not together,
         "override": override or [],
         "reason": reason,
         "passages_per_s": rate,

@@ -45,6 +45,8 @@ def show_one(migration: Migration) -> None:
     console.print(facts)
     _show("collections", _collections(migration))
     _show("pods", _pods(migration))
+    if migration["compatible"]:
+        _show_compatible(migration["compatible"])
     if migration["report"]:
         _show_gate(migration["report"])
     if migration["shadow"]:
@@ -79,6 +81,8 @@ def _facts(migration: Migration) -> Iterator[tuple[str, str]]:
     yield "route", f"epoch {migration['epoch']}"
     if options["hold"]:
         yield "hold", "waits for `isogloss migrate cut-over`"
+    if migration["asking"]:
+        yield "queries", "are embedded by it already, and find the passages of the live one"
     if options["passages_per_s"] is not None:
         yield "rate", f"at most {options['passages_per_s']:g} passages a second"
     if options["soak_s"] is not None:
@@ -104,6 +108,14 @@ def _pods(migration: Migration) -> Table:
         seen = f"{duration(each['seen_s_ago'])} ago"
         rows.add_row(escape(each["id"]), str(each["epoch"]), seen, escape(encoder))
     return rows
+
+
+def _show_compatible(check: Mapping[str, Any]) -> None:
+    rows = table("do its queries find the live passages?", "")
+    rows.add_row("yes" if check["ok"] else "no", escape(check["detail"]))
+    _show("compatible", rows)
+    for measures in measured(check["name"], check["measures"]):
+        _show("", measures)
 
 
 def _show_gate(report: Mapping[str, Any]) -> None:

@@ -57,7 +57,8 @@ def said(migration: Migration) -> str:
             " `isogloss migrate abort` drops it"
         )
     if state in UNDER_WAY:
-        return f"{state_of(migration)}: {name}, {progress_of(migration)}"
+        ahead = "; its queries are asked already" if migration["asking"] else ""
+        return f"{state_of(migration)}: {name}, {progress_of(migration)}{ahead}"
     return f"{state_of(migration)}: {name}"
 
 

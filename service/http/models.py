@@ -134,6 +134,11 @@ class ActivateBody(BaseModel):
         None, description="Variant of the bundle; the service chooses if it is left out."
     )
     hold: bool = Field(False, description="Stay ready, and cut over only when told to.")
+    queries_first: bool = Field(
+        True,
+        description="If the bundle declares that its queries find the live passages, and that proves"
+        " to be so here, ask them at once and index the passages behind.",
+    )
     override: list[Annotated[str, Field(min_length=1, max_length=CHECK_CHARACTERS)]] = Field(
         [], max_length=MAX_OVERRIDES, description="Checks of the gate that may fail."
     )
@@ -164,6 +169,7 @@ class ActivateBody(BaseModel):
             )
         return MigrationOptions(
             hold=self.hold,
+            queries_first=self.queries_first,
             override=tuple(self.override),
             reason=self.reason,
             passages_per_s=self.passages_per_s,

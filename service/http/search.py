@@ -39,6 +39,8 @@ EXAMPLE_ANSWER = {
     "generation": 1,
     "bundle": "first/0.1.0",
     "space": "6f1c…",
+    "query_bundle": "first/0.1.0",
+    "query_space": "6f1c…",
     "query_language": "en",
     "truncated": False,
 }
@@ -191,6 +193,8 @@ def _answer(answer: SearchAnswer, include: list[Include]) -> dict[str, Any]:
         "generation": answer.generation,
         "bundle": answer.bundle,
         "space": answer.space,
+        "query_bundle": answer.query_bundle,
+        "query_space": answer.query_space,
         "query_language": answer.query_language,
         "truncated": answer.truncated,
     }

@@ -21,13 +21,22 @@ from service.migration.migrator import Migrator
 from service.migration.switch import Switch
 from service.registry import Registry
 from service.shadow import Shadow
-from service.types import CollectionProgress, Migration, MigrationOptions, MigrationStep, PodState
+from service.types import (
+    CollectionProgress,
+    GateCheck,
+    Migration,
+    MigrationOptions,
+    MigrationStep,
+    PodState,
+)
 from service.verification import Gate, from_json
 
 LOOK_S = 0.5
 RATE_LOOKS = 20
 """The rate is that of the last ten seconds of looking."""
 LISTED = 50
+FOUND = ("memory_bytes", "compatible")
+"""Kept with the options of a migration, and not asked for: what was found on the way."""
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -227,7 +236,8 @@ class Migrations:
         total = sum(each.total for each in collections)
         rate = self._rate(record, applied)
         report = await _run(self._catalog.generations.report, record.id)
-        options = {key: value for key, value in record.options.items() if key != "memory_bytes"}
+        options = {key: value for key, value in record.options.items() if key not in FOUND}
+        compatible = record.options.get("compatible")
         soaks = record.id in {route.active, route.previous}
         return Migration(
             generation=record.id,
@@ -248,6 +258,8 @@ class Migrations:
             total=total,
             passages_per_s=rate,
             remaining_s=(total - applied) / rate if rate else None,
+            asking=record.id == route.asking,
+            compatible=None if compatible is None else GateCheck(**compatible),
             report=None if report is None else from_json(report),
             shadow=self._shadow.of(record.id),
             soak_until=_written(route.soak_until) if soaks else None,

@@ -26,10 +26,11 @@ from service.errors import Conflict, IndexCorrupt, ServiceError, Unavailable
 from service.fleet import Fleet
 from service.generation import Generation
 from service.metrics import Metrics
+from service.migration.asking import DRAIN_S, Asking, live_side, side
 from service.migration.leadership import Leadership
 from service.migration.switch import Switch
 from service.vectors.backend import VectorBackend
-from service.verification import Gate, Side, to_json
+from service.verification import Gate, to_json
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,6 @@ NEAR_PASSAGES, NEAR_SHARE = 1_000, 0.01
 """A generation that lacks no more than this leaves the bulk load behind."""
 CAUGHT_UP_PASSAGES = 256
 """One that lacks no more than this is compared with the live one."""
-DRAIN_S = 2.0
 FAILED_SHARE = 0.01
 """If more passages than this cannot be embedded, the encoder is at fault and not the passages."""
 
@@ -85,6 +85,7 @@ class Migrator:
         self._backend = backend
         self._switch = switch
         self._gate = gate
+        self._asking = Asking(catalog, fleet, gate)
         self._prove = prove
         self._pace = pace
         self._metrics = metrics
@@ -223,6 +224,7 @@ class Migrator:
         near = max(NEAR_PASSAGES, NEAR_SHARE * sum(each.total for each in progress))
         match record.state:
             case "building":
+                await self._asking.begin(record, green, route, lease=self._leadership.lease)
                 return "indexing" if lacking <= near else None
             case "indexing":
                 await green.applier.settle()
@@ -248,7 +250,7 @@ class Migrator:
         await green.applier.drain(timeout_s=DRAIN_S)  # else the gate waits for the next flush
         report = await self._gate.verify(
             side(green, record),
-            await self._live_side(),
+            await live_side(self._catalog, self._fleet),
             override=options.get("override", ()),
             reason=options.get("reason", ""),
         )
@@ -269,10 +271,6 @@ class Migrator:
                 if not check.ok and check.name not in report.overridden
             ]
             raise GateFailed(f"the gate refused it: {'; '.join(failed)}")
-
-    async def _live_side(self) -> Side:
-        live = self._fleet.retriever.live
-        return side(live, await to_thread.run_sync(self._catalog.generations.get, live.id))
 
     async def _go_live(self, record: Record, route: Route, pods: Sequence[Pod]) -> State | None:
         """Switch, once every process that is alive can answer from the generation, or is let go."""
@@ -360,18 +358,6 @@ class Migrator:
 
     async def _seconds_in_state(self, record: Record) -> float:
         return await self._clock() - moment(record.changed)
-
-
-def side(generation: Generation, record: Record) -> Side:
-    """A generation that is open, as the gate sees it."""
-    return Side(
-        generation=generation.id,
-        indexes=record.indexes,
-        engine=generation.engine,
-        index=generation.applier.index,
-        compose=generation.compose,
-        golden=generation.golden,
-    )
 
 
 def moment(text: str) -> float:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from service.verification.ranking import ALL, FEWEST, Measured, Pair
 
+EVERYWHERE = "all languages"
 ERROR = 0.05
 """How often one mean or more may seem to have dropped that has not."""
 
@@ -74,7 +75,7 @@ def _means(green: Measured, blue: Measured | None) -> dict[str, Mean]:
     whole = [pair for pair in green if pair[1] == ALL] or list(green)
     parts = [pair for pair in green if pair[1] != ALL]
     groups: defaultdict[str, list[Pair]] = defaultdict(list)
-    groups["all languages"] = whole
+    groups[EVERYWHERE] = whole
     for pair in whole:
         groups[f"queries in {pair[0]}"].append(pair)
     for pair in parts:

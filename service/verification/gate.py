@@ -1,6 +1,5 @@
 """Gate: one check after the other, and a report that the catalog can keep."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +11,14 @@ import structlog
 from service.catalog import Catalog, Collection
 from service.types import GateCheck, GateReport
 from service.verification.contents import counts, digest
+from service.verification.crossing import crossing
 from service.verification.golden import Golden, collect, golden
 from service.verification.latency import QUERIES, Asked, latency
 from service.verification.report import check_override, conclude
+from service.verification.sample import first_sentence
 from service.verification.samples import Sample, examine, truncation, vectors
 from service.verification.searches import read_searches
 from service.verification.side import Side, run
-
-SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\u061f\u0964\n]{1,200}")
-"""As far as the first full stop, question or exclamation mark: Latin, Chinese, Arabic, Devanagari."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +59,27 @@ class Gate:
         check_override(override, reason)
         if self._golden is not None:
             await run(read_searches, self._golden)
+
+    async def compatible(self, green: Side, blue: Side) -> GateCheck:
+        """Whether green's queries may be asked of blue's passages; nothing is changed by it.
+
+        Raises:
+            Unavailable: a dependency does not answer, so nothing is proven: ask again.
+            IndexCorrupt: an index is damaged.
+        """
+        collections = list(await run(self._catalog.collections.list))
+        check = await crossing(
+            green,
+            blue,
+            self._catalog,
+            collections,
+            path=self._golden,
+            per_language=self._samples_per_language,
+            tolerance=self._tolerance,
+            floor=self._floor,
+        )
+        log.info("gate", check=check.name, ok=check.ok, detail=check.detail, of=green.generation)
+        return check
 
     async def verify(
         self, green: Side, blue: Side | None, *, override: Sequence[str], reason: str
@@ -122,8 +141,9 @@ def _asked(
         largest = numbers[max(set(names), key=names.count)]
         asked = [Asked(text, largest) for line in queries.bundle for text in line.query.values()]
     if not asked:
-        found = [(SENTENCE.search(one.passage.text.strip()), one.collection) for one in samples]
-        asked = [Asked(text[0].strip(), numbers[name]) for text, name in found if text]
+        asked = [
+            Asked(first_sentence(one.passage.text), numbers[one.collection]) for one in samples
+        ]
     asked = [one for one in asked if one.text]
     order = np.random.default_rng(seed).permutation(len(asked))[:QUERIES]
     return [asked[number] for number in order]

@@ -8,7 +8,6 @@ that makes one vector of all texts finds nothing.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -76,10 +75,11 @@ def chosen(golden: Sequence[GoldenQuery], *, seed: int) -> list[GoldenQuery]:
 
 async def rank(side: Side, golden: Sequence[GoldenQuery]) -> dict[Pair, Scores]:
     """Every pair of languages that enough lines have: each query among the passages of the other."""
-    embed = partial(encode_distinct, side.engine)
-    queries = await embed([text for line in golden for text in line.query.values()], role="query")
-    passages = await embed(
-        [text for line in golden for text in line.passage.values()], role="passage"
+    queries = await encode_distinct(
+        side.queries, [text for line in golden for text in line.query.values()], role="query"
+    )
+    passages = await encode_distinct(
+        side.engine, [text for line in golden for text in line.passage.values()], role="passage"
     )
     asked = sorted({language for line in golden for language in line.query})
     answers = sorted({language for line in golden for language in line.passage})
@@ -102,7 +102,7 @@ async def search(side: Side, catalog: Catalog, wanted: Sequence[Wanted]) -> dict
     step = PIECES["query"]
     for start in range(0, len(wanted), step):
         some = wanted[start : start + step]
-        texts = await encode(side.engine, [one.search.query for one in some], "query")
+        texts = await encode(side.queries, [one.search.query for one in some], "query")
         for one, text in zip(some, texts, strict=True):
             within = [ALL, *one.relevant]
             found: Sequence[Sequence[str]] = [[] for _ in within]

@@ -5,6 +5,7 @@ changes little of it. A language with few passages among very many is not met by
 lacks is then asked of the index, by searching for random vectors in that language.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 
@@ -23,6 +24,8 @@ TOGETHER = 500
 DIRECTIONS = 4
 NEAREST = 256
 """Each random direction gives so many passages of a rare language."""
+SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\u061f\u0964\n]{1,200}")
+"""As far as the first full stop, question or exclamation mark: Latin, Chinese, Arabic, Devanagari."""
 
 
 class Sampler:
@@ -119,6 +122,12 @@ class Sampler:
         near = {match.id for matches in await self._index.search(queries) for match in matches}
         ids = self._least(np.array(sorted(near), dtype=np.uint64))
         await self._take(ids.tolist(), chosen, wanted)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a passage, or its first 200 characters: a query that it should answer."""
+    found = SENTENCE.search(text.strip())
+    return found[0].strip() if found else ""
 
 
 def _short(chosen: Mapping[str, Mapping[int, Passage]], wanted: Mapping[str, int]) -> list[str]:

@@ -39,6 +39,13 @@ class Side:
     index: Callable[[int], VectorIndex]
     compose: Compose
     golden: Callable[[], Sequence[GoldenQuery]] = list
+    asker: Engine | None = None
+    """What embeds the queries, if it is not `engine`."""
+
+    @property
+    def queries(self) -> Engine:
+        """What embeds the queries."""
+        return self.asker or self.engine
 
     @property
     def model(self) -> str:

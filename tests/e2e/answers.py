@@ -27,15 +27,16 @@ class Examiner:
         self._known: dict[tuple[str, str, str], np.ndarray] = {}
 
     def faults(self, query: str, answer: Mapping[str, Any]) -> list[str]:
-        """Where an answer is not what the encoder that it names would have given."""
-        encoder = self._encoders[answer["bundle"]]
+        """Where an answer is not what the encoders that it names would have given."""
         found = []
-        if answer["space"] != encoder.space:
-            found.append(f"{answer['bundle']} answers with space {answer['space']}")
+        for whose in ("", "query_"):
+            name, space = answer[f"{whose}bundle"], answer[f"{whose}space"]
+            if space != self._encoders[name].space:
+                found.append(f"{name} answers with {whose}space {space}")
         hits = answer["hits"]
-        self._learn(answer["bundle"], "query", [query])
+        self._learn(answer["query_bundle"], "query", [query])
         self._learn(answer["bundle"], "passage", [hit["text"] for hit in hits])
-        asked = self._known[answer["bundle"], "query", query]
+        asked = self._known[answer["query_bundle"], "query", query]
         for hit in hits:
             score = float(asked @ self._known[answer["bundle"], "passage", hit["text"]])
             if abs(score - hit["score"]) > TOLERANCE:

@@ -54,6 +54,8 @@ def of_candidate(index: EdgeIndex, *_: Any) -> bool:
 STEPS: Mapping[str, Step] = {
     "register": Step(Generations, "register"),
     "choose": Step(Generations, "choose", lambda *_, **options: "memory_bytes" in options),
+    "find_compatible": Step(Generations, "choose", lambda *_, **options: "compatible" in options),
+    "ask": Step(Generations, "ask"),
     "to_building": moves("building"),
     "create": Step(
         EdgeBackend, "create", lambda _, spec: spec.name.startswith("g2-"), of_index=True

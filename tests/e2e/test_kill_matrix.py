@@ -25,7 +25,7 @@ from tests.e2e.answers import Examiner
 from tests.e2e.fatal_service import GO_ON, SIDES, STEPS, said
 from tests.e2e.kills import Ledger
 from tests.e2e.process import ServiceProcess
-from tests.tiny_bundle import build_tiny_bundle
+from tests.tiny_bundle import build_tiny_bundle, claim
 
 pytestmark = pytest.mark.slow
 
@@ -158,6 +158,12 @@ CHAINS: dict[str, Sequence[Death]] = {
         *both("cut_over", (2, "soaking active"), (3, "active soaking"), roll_back),
         Death("pointer:before", 4, "soaking active", roll_back),
         Death("pointer:after", 5, "active soaking", roll_back),
+    ],
+    "queries first": [
+        *both("find_compatible", (1, "active building"), act=activate("near")),
+        *both("ask", (1, "active building"), (2, "active building")),
+        Death("judge:before", 2, "active verifying"),
+        *both("cut_over", (2, "active ready"), (3, "soaking active")),
     ],
     "giving up": [
         *both("to_aborted", (1, "active ready"), (1, "active aborted"), abort),
@@ -327,7 +333,10 @@ def run(name: str, folder: Path, models: Path) -> dict[str, list[str]]:
 def matrix(tmp_path_factory):
     folder = tmp_path_factory.mktemp("matrix")
     models = folder / "models"
-    build_tiny_bundle(models / "tiny" / "1", version="1", seed=0)
+    first = build_tiny_bundle(models / "tiny" / "1", version="1", seed=0)
+    build_tiny_bundle(
+        models / "tiny" / "near", version="near", drift=0.05, compatible_with=[claim(first)]
+    )
     build_tiny_bundle(models / "tiny" / "2", version="2", seed=7)
     build_tiny_bundle(
         models / "tiny" / "bad", version="bad", prompts={"query": "so much noise " * 4}

@@ -524,7 +524,7 @@ def test_a_reader_without_a_connection_is_refused(tmp_path):
 def test_a_newer_layout_is_refused(catalog_url):
     with Catalog(catalog_url) as catalog, catalog._database.write() as connection:
         connection.execute(sqlalchemy.text("UPDATE layout SET version = 99"))
-    with pytest.raises(ConfigurationError, match=r"layout 99.*layout 2"), Catalog(catalog_url):
+    with pytest.raises(ConfigurationError, match=r"layout 99.*layout 3"), Catalog(catalog_url):
         pass
 
 

@@ -1,5 +1,6 @@
 """What a change of the live generation rests on: states, route, write gate, leases and heartbeats."""
 
+import itertools
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -297,6 +298,46 @@ def test_a_cut_over_opens_the_gate(catalog, collection):
     catalog.generations.close_gate(for_s=30)
     catalog.generations.cut_over(green.id, epoch=1, soak_s=1)
     assert put(catalog, collection) == 1
+
+
+def test_a_generation_under_way_asks_until_it_is_live_itself(catalog):
+    live(catalog)
+    green = register(catalog, "2")
+    advance(catalog, green.id, "building")
+    route = catalog.generations.ask(green.id, epoch=1)
+    assert (route.epoch, route.active, route.asking) == (2, 1, green.id)
+    assert catalog.generations.events(limit=1)[0].kind == "asking"
+    states = ("building", "indexing", "catching_up", "verifying", "ready")
+    for before, after in itertools.pairwise(states):
+        catalog.generations.move(green.id, after, expect=[before])
+    assert catalog.generations.route() == route
+    route = catalog.generations.cut_over(green.id, epoch=2, soak_s=60)
+    assert (route.epoch, route.active, route.asking) == (3, green.id, None)
+
+
+@pytest.mark.parametrize("end", ["failed", "aborted"])
+def test_a_generation_that_ends_asks_no_longer_and_the_epoch_says_so(catalog, end):
+    live(catalog)
+    green = register(catalog, "2")
+    advance(catalog, green.id, "building")
+    catalog.generations.ask(green.id, epoch=1)
+    catalog.generations.move(green.id, end, expect=["building"])
+    route = catalog.generations.route()
+    assert (route.epoch, route.active, route.asking) == (3, 1, None)
+
+
+def test_nobody_asks_at_a_stale_epoch_while_held_or_when_the_way_is_over(catalog):
+    live(catalog)
+    green = register(catalog, "2")
+    with pytest.raises(EpochMismatch):
+        catalog.generations.ask(green.id, epoch=0)
+    catalog.generations.pause(green.id, paused=True)
+    with pytest.raises(Conflict, match="is paused"):
+        catalog.generations.ask(green.id, epoch=1)
+    catalog.generations.move(green.id, "aborted", expect=["registered"])
+    with pytest.raises(Conflict, match="is aborted"):
+        catalog.generations.ask(green.id, epoch=1)
+    assert catalog.generations.route().asking is None
 
 
 def test_a_lease_has_one_owner_until_it_expires(catalog):

@@ -109,6 +109,8 @@ class MemoryRetriever:
                     1,
                     self._bundle,
                     self._engine.space,
+                    self._bundle,
+                    self._engine.space,
                     "und",
                     asked.truncated[at],
                     stages={"search": 0.001},

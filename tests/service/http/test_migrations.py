@@ -55,6 +55,7 @@ async def test_one_migration_is_seen_whole(client, migrations):
         "error": "",
         "options": {
             "hold": False,
+            "queries_first": True,
             "override": [],
             "reason": "",
             "passages_per_s": None,
@@ -67,6 +68,8 @@ async def test_one_migration_is_seen_whole(client, migrations):
         "total": 900,
         "passages_per_s": 60.0,
         "remaining_s": 13.0,
+        "asking": False,
+        "compatible": None,
         "shadow": {"overlap": 0.9},
         "soak_until": None,
         "pods": [{"id": "pod-1", "seen_s_ago": 0.5, "epoch": 3, "loaded": True, "refused": ""}],

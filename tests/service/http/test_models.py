@@ -154,6 +154,7 @@ async def test_everything_that_may_be_asked_of_a_migration_arrives(client, migra
     body = {
         "precision": "int8",
         "hold": True,
+        "queries_first": False,
         "override": ["latency", "recall"],
         "reason": "it is worth it",
         "passages_per_s": 100,
@@ -167,6 +168,7 @@ async def test_everything_that_may_be_asked_of_a_migration_arrives(client, migra
     assert asked["key"] == headers["Idempotency-Key"]
     assert asked["options"] == MigrationOptions(
         hold=True,
+        queries_first=False,
         override=("latency", "recall"),
         reason="it is worth it",
         passages_per_s=100,

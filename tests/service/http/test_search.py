@@ -45,6 +45,8 @@ async def test_an_answer_names_where_it_comes_from_and_every_hit(filled, retriev
         "generation": 1,
         "bundle": "tiny/1",
         "space": retriever._engine.space,
+        "query_bundle": "tiny/1",
+        "query_space": retriever._engine.space,
         "query_language": "und",
         "truncated": False,
     }

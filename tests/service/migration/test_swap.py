@@ -65,13 +65,17 @@ async def reach(client, generation, *states, within_s=30):
 
 
 @asynccontextmanager
-async def searched(client, folder):
-    """Ask all the time, and check every answer: each hit's score is that of the encoder it names."""
+async def searched(client, folder, pairs=None):
+    """Ask all the time, and check every answer: each hit's score is that of the encoders it names.
+
+    `pairs` takes the bundles that embedded query and passages.
+    """
     encoders = {
         f"tiny/{version.name}": Encoder.open(Bundle.open(version), precision="fp32", threads=1)
         for version in sorted((folder / "models" / "tiny").iterdir())
     }
     answers, stop = [], asyncio.Event()
+    pairs = set() if pairs is None else pairs
 
     async def ask():
         number = 0
@@ -79,13 +83,14 @@ async def searched(client, folder):
             number += 1
             query = f"{WORDS[number % 8]} {number}"
             answer = await search(client, query, limit=5)
-            encoder = encoders[answer["bundle"]]
-            assert answer["space"] == encoder.space
-            [asked] = encoder.infer(encoder.tokenize([query], "query"))
+            encoder, asker = encoders[answer["bundle"]], encoders[answer["query_bundle"]]
+            assert (answer["space"], answer["query_space"]) == (encoder.space, asker.space)
+            [asked] = asker.infer(asker.tokenize([query], "query"))
             for hit in answer["hits"]:
                 [stored] = encoder.infer(encoder.tokenize([hit["text"]], "passage"))
                 assert hit["score"] == pytest.approx(float(asked @ stored), abs=0.02)
             answers.append((answer["generation"], len(answer["hits"])))
+            pairs.add((answer["query_bundle"], answer["bundle"]))
             await asyncio.sleep(0.01)
 
     asking = asyncio.create_task(ask())
