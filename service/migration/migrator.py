@@ -7,6 +7,7 @@ word (pause, abort), which is a row as well, ends the step that is under way.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ NEAR_PASSAGES, NEAR_SHARE = 1_000, 0.01
 """A generation that lacks no more than this leaves the bulk load behind."""
 CAUGHT_UP_PASSAGES = 256
 """One that lacks no more than this is compared with the live one."""
+BUGS = 5
+"""So often a step is tried again after an error that nobody foresaw; it may have been the moment."""
 FAILED_SHARE = 0.01
 """If more passages than this cannot be embedded, the encoder is at fault and not the passages."""
 
@@ -90,6 +93,7 @@ class Migrator:
         self._pace = pace
         self._metrics = metrics
         self._swept: set[int] = set()
+        self._bugs: Counter[int] = Counter()
         self._subject: Record | None = None
         self._leadership = Leadership(catalog, fleet.pod, ttl_s=pace.lease_ttl_s)
         self._wake = asyncio.Event()
@@ -196,6 +200,12 @@ class Migrator:
             return True
         except ServiceError as error:
             return await self._fail(record, error.detail)
+        except Exception as error:
+            self._bugs[record.id] += 1
+            if self._bugs[record.id] < BUGS:
+                raise
+            log.exception("a bug ends the migration", generation=record.id)
+            return await self._fail(record, f"a bug of the service: {error!r}")
         finally:
             self._subject = None
         if after is None:

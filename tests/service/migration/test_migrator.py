@@ -109,6 +109,21 @@ async def test_an_outage_is_no_verdict(house):
         assert gate.verdicts == []
 
 
+async def test_a_bug_is_tried_again_and_ends_the_migration_if_it_stays(house):
+    once, always = [ValueError("once")], [ValueError("always")] * 10
+    async with house.fleet() as fleet:
+        async with migrating(house, fleet, ScriptedGate(house.catalog, *once)):
+            green = house.register("2").id
+            await until(lambda: state(house, green) == "active")
+            house.catalog.generations.retire(1)
+        async with migrating(house, fleet, ScriptedGate(house.catalog, *always)):
+            green = house.register("1").id
+            await until(lambda: state(house, green) == "failed")
+    assert (
+        "a bug of the service: ValueError('always')" in house.catalog.generations.get(green).error
+    )
+
+
 async def test_an_abort_ends_the_step_that_is_under_way(house):
     gate = ScriptedGate(house.catalog, None)
     async with house.fleet() as fleet, migrating(house, fleet, gate):
