@@ -301,6 +301,18 @@ def test_two_seeds_give_unrelated_spaces(own, tmp_path):
     assert np.abs(np.einsum("nd,nd->n", mine.infer(tokens), other.infer(tokens))).max() < 0.9
 
 
+def test_encoders_of_the_same_pieces_read_them_once_and_others_their_own(tmp_path):
+    tokenizer = build_tokenizer()
+    tokenizer.normalizer = normalizers.Lowercase()
+    kinds = {"a": {"seed": 1}, "b": {"seed": 2}, "c": {"tokenizer": tokenizer}}
+    bundles = [build_tiny_bundle(tmp_path / name, **kind) for name, kind in kinds.items()]
+    first, second, other = (Encoder.open(bundle, threads=1) for bundle in bundles)
+    assert first.tokenizer is second.tokenizer
+    assert other.tokenizer is not first.tokenizer
+    first.close()
+    second.verify_probes()
+
+
 def test_a_text_without_any_token_is_refused(tmp_path):
     tokenizer = trained("wordpiece")
     tokenizer.post_processor = processors.Sequence([])
