@@ -63,6 +63,8 @@ async def test_queries_go_first_and_the_passages_come_behind(client, folder):
         assert (found["live"], found["epoch"]) == (False, 2)
         assert found["compatible"]["ok"], found["compatible"]
         assert await pair(client) == ("tiny/near", "tiny/1")
+        embedded = (await client.post("/embed", json={"inputs": "river"})).headers
+        assert embedded["x-isogloss-model"] == "tiny/1"  # what is stored elsewhere stays comparable
         await put(client, {"id": "late", "text": "garden winter letter"})
         late = await search(client, "garden winter letter", limit=1)
         assert late["hits"][0]["document"] == "late"
