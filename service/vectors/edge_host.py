@@ -72,6 +72,12 @@ class Shelf:
             "count": lambda name, where: self[name].count(where),
         }
 
+    def clear(self) -> None:
+        """Delete what a host left that died while it made an index or dropped one: nobody lists it."""
+        for shard in self._folder.glob("*/shard"):
+            if not (shard.parent / DESCRIPTION).exists():
+                shutil.rmtree(shard.parent, ignore_errors=True)
+
     def __getitem__(self, name: str) -> Shard:
         try:
             return self._open[name]
@@ -267,6 +273,7 @@ def main(arguments: Sequence[str]) -> None:
         connection.sendall(frame([0, code, str(error)]))
         return
     shelf = Shelf(folder, free_bytes_min=int(arguments[3]))
+    shelf.clear()
     connection.sendall(frame([0, None, None]))
     Host(connection, shelf).serve()
     shelf.close()

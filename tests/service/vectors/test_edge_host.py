@@ -141,6 +141,21 @@ def test_a_nearly_full_disk_is_named_with_its_setting(tmp_path):
         list(shelf.open(name="a", space="s", dimension=2, fields={}, create=True))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_index_that_was_half_made_or_half_dropped_is_cleared_away(tmp_path, steps):
+    shelf = Shelf(tmp_path, free_bytes_min=0)
+    list(shelf.open(name="kept", space="s", dimension=2, fields={}, create=True))
+    list(shelf.open(name="dropped", space="s", dimension=2, fields={}, create=True))
+    making = shelf.open(name="made", space="s", dimension=2, fields={}, create=True)
+    for _ in range(steps):
+        next(making)
+    next(shelf.drop("dropped"))
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "dropped", "made"}
+    Shelf(tmp_path, free_bytes_min=0).clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    shelf.close()
+
+
 def test_the_shelf_flushes_and_closes_what_is_open(tmp_path):
     shelf = Shelf(tmp_path, free_bytes_min=0)
     for name in ("a", "b"):
