@@ -16,7 +16,8 @@ help: ## list the verbs
 setup: $(VENV)/.dev ## environment for developing: service, training, tools
 
 run: $(VENV)/.run ## the service on port 8000 with sample documents; prints what to try
-	$(BIN)/isogloss serve --samples deploy/samples/topics.jsonl $(ARGS)
+	ISOGLOSS_GATE_GOLDEN="$${ISOGLOSS_GATE_GOLDEN-deploy/samples/golden.jsonl}" \
+		$(BIN)/isogloss serve --samples deploy/samples/topics.jsonl $(ARGS)
 
 test: $(VENV)/.dev ## the whole suite; one part of it: make test ARGS="-k batcher"
 	$(BIN)/pytest $(ARGS)
