@@ -66,7 +66,11 @@ def measured(name: str, measures: Mapping[str, Any]) -> Iterator[Table]:
     if flat:
         yield _matrix(name, flat)
     for key, value in measures.items():
-        if key not in alone and key not in flat:
+        if key in alone or key in flat:
+            continue
+        if _alike(value):
+            yield _matrix(f"{name}, {key}", {row: _flattened(each) for row, each in value.items()})
+        else:
             yield from measured(f"{name}, {key}", value)
 
 
@@ -151,6 +155,28 @@ def _flat(value: Any) -> bool:
     return isinstance(value, Mapping) and not any(
         isinstance(each, Mapping) for each in value.values()
     )
+
+
+def _alike(value: Mapping[str, Any]) -> bool:
+    """Whether it has several rows of the same names, whose numbers lie two levels deep at most."""
+    names = {tuple(each) for each in value.values() if isinstance(each, Mapping)}
+    return len(value) > 1 and len(names) == 1 and all(map(_two_levels, value.values()))
+
+
+def _two_levels(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _flat(each) for each in value.values() if isinstance(each, Mapping)
+    )
+
+
+def _flattened(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers of a row under one name each, those of the inner level after the outer one's."""
+    return {
+        f"{key} {inner}" if inner else key: number
+        for key, value in row.items()
+        if value is not None
+        for inner, number in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
 
 
 def _matrix(name: str, flat: Mapping[str, Mapping[str, Any]]) -> Table:

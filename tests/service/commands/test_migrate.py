@@ -328,6 +328,22 @@ def test_the_status_of_one_has_its_gate_by_check_and_by_language(run, service):
                 *("recall, collections, news, languages index", "en 3"),
             ],
         ),
+        (
+            {
+                "pairs": {
+                    "de>en": {
+                        "queries": 9,
+                        "new": {"ndcg": 0.5, "first": 0.25},
+                        "old": {"ndcg": 1},
+                    },
+                    "en>de": {"queries": 8, "new": {"ndcg": 0.5, "first": 0.75}, "old": None},
+                }
+            },
+            [
+                "recall, pairs queries new ndcg new first old ndcg",
+                *("de>en 9 0.5 0.25 1", "en>de 8 0.5 0.75"),
+            ],
+        ),
     ],
 )
 def test_the_numbers_of_a_check_are_tables_whatever_their_depth(run, service, measures, lines):
