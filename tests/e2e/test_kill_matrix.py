@@ -335,7 +335,7 @@ def matrix(tmp_path_factory):
     models = folder / "models"
     first = build_tiny_bundle(models / "tiny" / "1", version="1", seed=0)
     build_tiny_bundle(
-        models / "tiny" / "near", version="near", drift=0.05, compatible_with=[claim(first)]
+        models / "tiny" / "near", version="near", drift=0.001, compatible_with=[claim(first)]
     )
     build_tiny_bundle(models / "tiny" / "2", version="2", seed=7)
     build_tiny_bundle(
