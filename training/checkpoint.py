@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "encoder"
 
     @property
+    def grafted(self) -> Path:
+        """How many rows of the first encoder's table were its start's, where others were added."""
+        return self.encoder / "grafted.json"
+
+    @property
     def held_out(self) -> Path:
         return self.path / "held_out.jsonl"
 

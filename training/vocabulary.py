@@ -8,7 +8,7 @@ one `<unk>`.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -153,7 +153,13 @@ def train_tokenizer(
     Raises:
         VocabularyTooSmall: not even the characters would fit.
     """
-    sample = _sample(corpus, options, np.random.default_rng([seed, 2]))
+    sample = sample_texts(
+        corpus,
+        sample_characters=options.sample_characters,
+        language_exponent=options.language_exponent,
+        character_coverage=options.character_coverage,
+        seed=seed,
+    )
     pieces = options.pieces - BYTES
     characters = len(set[str]().union(*sample))
     if characters + len(SPECIAL) >= pieces:
@@ -180,18 +186,28 @@ def train_tokenizer(
     return _with_bytes(tokenizer, max_tokens)
 
 
-def _first(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
-    found = (tokenizer.token_to_id(name) for name in names)
-    return next((number for number in found if number is not None), None)
+def sample_texts(
+    corpus: Corpus,
+    *,
+    sample_characters: int,
+    language_exponent: float,
+    character_coverage: float,
+    seed: int,
+    leave_out: Collection[str] = (),
+) -> list[str]:
+    """Whole texts, so many characters in all; a language with n of them has a share of n ** exponent.
 
-
-def _sample(corpus: Corpus, options: Vocabulary, rng: np.random.Generator) -> list[str]:
+    Characters beyond the coverage of their language are spaces; languages in `leave_out` have no
+    share.
+    """
+    rng = np.random.default_rng([seed, 2])
     by_language: list[list[int]] = [[] for _ in corpus.languages]
     for text, language in enumerate(corpus.text_language.tolist()):
-        by_language[language].append(text)
+        if corpus.languages[language] not in leave_out:
+            by_language[language].append(text)
     sizes = np.array([sum(len(corpus.texts[t]) for t in texts) for texts in by_language])
-    shares = sizes**options.language_exponent * (sizes > 0)
-    budgets = options.sample_characters * shares / shares.sum()
+    shares = sizes**language_exponent * (sizes > 0)
+    budgets = sample_characters * shares / shares.sum()
     sample: list[str] = []
     for texts, budget in zip(by_language, budgets, strict=True):
         chosen, characters = [], 0
@@ -200,8 +216,13 @@ def _sample(corpus: Corpus, options: Vocabulary, rng: np.random.Generator) -> li
                 break
             chosen.append(corpus.texts[text])
             characters += len(chosen[-1])
-        sample += _without_rare_characters(chosen, options.character_coverage)
+        sample += _without_rare_characters(chosen, character_coverage)
     return sample
+
+
+def _first(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
+    found = (tokenizer.token_to_id(name) for name in names)
+    return next((number for number in found if number is not None), None)
 
 
 def _without_rare_characters(texts: Sequence[str], coverage: float) -> list[str]:

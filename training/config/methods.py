@@ -159,7 +159,11 @@ class Distillation(Strict):
     teacher's unit vectors, or the sum of both."""
     relation_weight: NotNegative = 0.0
     """Weight of the term that matches similarities within the batch, not only the vectors."""
+    contrast_weight: NotNegative = 0.0
+    """Weight of InfoNCE with the batch's teacher vectors as candidates: each text must be nearest
+    to its own."""
     temperature: Positive = 0.05
+    """Of both terms."""
 
 
 Method: TypeAlias = Annotated[

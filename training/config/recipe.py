@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from training.config.batches import NEEDED, Batches, views_of
 from training.config.data import Data
 from training.config.evaluation import Evaluation
+from training.config.graft import Graft
 from training.config.methods import Distillation, Ear, Method
 from training.config.strict import Count, NotNegative, Positive, Share, Strict
 
@@ -99,6 +100,9 @@ class Stage(Strict):
     body: bool = True
     """Without the body, the token embeddings are trained alone, pooled as they are: a static
     skeleton, at a fraction of the cost, on which a later stage builds the layers."""
+    train: Literal["all", "embeddings", "new_pieces"] = "all"
+    """What moves: everything; the rows of the token embeddings; or only those of the pieces that a
+    `[graft]` has brought, which keeps English what it is. Without the body it costs a third less."""
     rows: Annotated[int, Field(ge=2)]
     """Rows of a batch, over all processes; they are each other's negatives."""
     tokens: Count
@@ -112,11 +116,22 @@ class Stage(Strict):
     matryoshka: tuple[Count, ...] = ()
     """Widths at which the losses on vectors are taken, and summed; the full width must be one."""
     learning_rate: Positive
+    pieces_learning_rate: Positive | None = None
+    """Of the token embeddings, which then have an Adam of their own, by rows; else as all."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: NotNegative = 0.01
     token_dropout: Share = 0.0
     """This share of the word pieces is replaced by the mask piece."""
+
+    @model_validator(mode="after")
+    def _embeddings_alone_have_one_rate(self) -> Self:
+        if self.train != "all" and self.pieces_learning_rate is not None:
+            raise ValueError(
+                f"stage {self.name!r}: with train = {self.train!r} their rate is learning_rate;"
+                " leave pieces_learning_rate out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _methods_get_their_views(self) -> Self:
@@ -219,6 +234,8 @@ class Recipe(Strict):
     student: Backbone | None = None
     vocabulary: Vocabulary = Vocabulary()
     """Of a `student`; a `start` brings its own."""
+    graft: Graft | None = None
+    """Of a `start`: new pieces for other languages, before the first stage."""
     teacher: Teacher | None = None
     loop: Loop = Loop()
     stopping: Stopping | None = None
@@ -233,6 +250,7 @@ class Recipe(Strict):
             raise ValueError("name either start (an encoder to train on) or student (a new one)")
         if self.start is not None and self.vocabulary != Vocabulary():
             raise ValueError("vocabulary is for a new student; start brings its own tokenizer")
+        self._check_graft()
         if not self.stage[-1].body:
             raise ValueError(f"stage {self.stage[-1].name!r}: the last stage must train the body")
         for stage in self.stage:
@@ -250,13 +268,27 @@ class Recipe(Strict):
             raise ValueError("loop.evaluate_every needs [[evaluation.benchmarks]] to run")
         return self
 
+    def _check_graft(self) -> None:
+        if self.graft is None:
+            if alone := [stage.name for stage in self.stage if stage.train == "new_pieces"]:
+                raise ValueError(f"stage {alone[0]!r}: train = 'new_pieces' needs a [graft]")
+            return
+        if self.start is None or self.teacher is None:
+            raise ValueError("[graft] needs a [start] to graft on, and a [teacher] for the space")
+        if unknown := set(self.graft.data) - self.data.sets.keys():
+            raise ValueError(
+                f"graft.data asks for {', '.join(sorted(unknown))}; there are"
+                f" {', '.join(self.data.sets)}"
+            )
+
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stage)
 
-    def fingerprint(self) -> str:
-        """Of everything that shapes the weights."""
-        return hashlib.sha256(self.model_dump_json(exclude={"export"}).encode()).hexdigest()
+    def fingerprint(self, stages: int | None = None) -> str:
+        """Of everything that shapes the weights after the first `stages` stages, or after all."""
+        begun = self.model_copy(update={"stage": self.stage[:stages]})
+        return hashlib.sha256(begun.model_dump_json(exclude={"export"}).encode()).hexdigest()
 
     def scaled(self, factor: float) -> Self:
         """The same recipe with `factor` times the steps of every stage, at least one each."""

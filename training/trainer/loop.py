@@ -34,24 +34,29 @@ class Loop:
         material: Material,
         processes: Processes,
         console: Console,
-        fingerprint: str,
+        fingerprints: Sequence[str],
         resume: bool,
         stop_after_steps: int | None,
     ) -> None:
         """Put the checkpoint's weights into the model, if the run goes on from one.
+
+        `fingerprints` are of the recipe with no stage, with the first one, and so on.
 
         Raises:
             CheckpointMismatch: the checkpoint is of another recipe, data, or number of processes.
         """
         self._recipe, self._run, self._model = recipe, run, model
         self._material, self._processes, self._console = material, processes, console
-        self._progress = Progress(fingerprint, processes=processes.count)
+        self._fingerprints = fingerprints
+        self._progress = Progress(fingerprints[1], processes=processes.count)
         self._state = None
         if resume and run.checkpoint.exists:
-            self._state = run.checkpoint.load(
-                model.encoder, recipe=fingerprint, processes=processes.count
-            )
             self._progress = run.checkpoint.progress
+            self._state = run.checkpoint.load(
+                model.encoder,
+                recipe=fingerprints[self._progress.stage + 1],
+                processes=processes.count,
+            )
             console.print(f"resumed after step {self._progress.step}")
         rule, seen = recipe.stopping, self._progress.stopping
         self._stopper = None if rule is None else Stopper(rule, seen)
@@ -103,7 +108,11 @@ class Loop:
                 return
             done = running.step(step)
             self._progress = replace(
-                self._progress, step=self._progress.step + 1, stage=number, stage_step=step + 1
+                self._progress,
+                recipe=self._fingerprints[number + 1],
+                step=self._progress.step + 1,
+                stage=number,
+                stage_step=step + 1,
             )
             self._after(done, running, journal)
 

@@ -24,6 +24,7 @@ from training.methods.weam import WeamMethod
 from training.model import SentenceEncoder
 from training.objective import Objective, Weighted
 from training.pretrained import Pretrained
+from training.trainer.optimisers import Optimisers
 from training.trainer.processes import Processes, TrainingFailed
 from training.views import BatchSource
 from training.vocabulary import Pieces
@@ -38,6 +39,8 @@ class Material:
     """Teacher vectors by target, [targets, width], on the device."""
     data: Path
     """The data folder, for what aligners and perturbers read."""
+    first_new: int = 0
+    """Number of the first piece that was grafted on; 0 if none was."""
     links: Path | None = None
     """A folder of the run for word links, so that a stage that goes on has those it began with."""
 
@@ -87,11 +90,13 @@ class StageRun:
             own=processes.own,
             autocast=processes.accelerator.autocast,
         )
-        self._parameters = _distinct(self._encoder, self._heads)
-        self._optimiser = torch.optim.AdamW(
-            _decayed(self._parameters, stage.weight_decay),
-            lr=stage.learning_rate,
-            fused=processes.device.type == "cuda",
+        self._optimisers = Optimisers(
+            stage,
+            self._encoder,
+            self._heads,
+            first_new=material.first_new,
+            device=processes.device,
+            sparse=processes.count == 1,
         )
         with processes.accelerator.main_process_first():  # the others find its links in the cache
             self._source = BatchSource(
@@ -122,7 +127,7 @@ class StageRun:
         """Everything beside the encoder's weights that the next step depends on."""
         scaler = self._processes.accelerator.scaler
         return {
-            "optimiser": self._optimiser.state_dict(),
+            "optimisers": self._optimisers.state_dict(),
             "heads": self._heads.state_dict(),
             "scaler": {} if scaler is None else scaler.state_dict(),
             "generators": self._processes.random_states(),
@@ -131,7 +136,7 @@ class StageRun:
     def restore(self, state: dict[str, Any], position: dict[str, Any]) -> None:
         """Go on where another run of this stage was."""
         self._source.seek(position)
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimisers.load_state_dict(state["optimisers"])
         self._heads.load_state_dict(state["heads"])
         if self._processes.accelerator.scaler is not None:
             self._processes.accelerator.scaler.load_state_dict(state["scaler"])
@@ -144,11 +149,9 @@ class StageRun:
             TrainingFailed: the loss or the gradient is no number.
         """
         rate = learning_rate(self.stage, step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
+        self._optimisers.start(rate / self.stage.learning_rate)
         self._encoder.train()
         self._heads.train()
-        self._optimiser.zero_grad(set_to_none=True)
         scaler = self._processes.accelerator.scaler
         share = torch.tensor(1.0 / self.stage.accumulate, device=self._processes.device)
         scale = share if scaler is None else scaler.scale(share)
@@ -168,14 +171,13 @@ class StageRun:
         )
 
     def _apply(self, scaler: Any) -> Tensor:
-        self._processes.sum_gradients(self._parameters)
+        parameters = self._optimisers.parameters
+        self._processes.sum_gradients(parameters)
         if scaler is not None:
-            scaler.unscale_(self._optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._loop.max_gradient_norm)
-        if scaler is None:
-            self._optimiser.step()
-        else:
-            scaler.step(self._optimiser)
+            self._optimisers.unscale(scaler)
+        norm = self._optimisers.clip(self._loop.max_gradient_norm)
+        self._optimisers.step(scaler)
+        if scaler is not None:
             scaler.update()
         return norm
 
@@ -235,26 +237,6 @@ def _widths(stage: Stage, encoder: SentenceEncoder) -> tuple[int, ...]:
             f" must be the encoder's own, {encoder.width}"
         )
     return stage.matryoshka
-
-
-def _distinct(*modules: nn.Module) -> list[nn.Parameter]:
-    """All parameters once; a head may hold some of the encoder's."""
-    found = {
-        id(parameter): parameter
-        for module in modules
-        for parameter in module.parameters()
-        if parameter.requires_grad
-    }
-    return list(found.values())
-
-
-def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and layer norms do not."""
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _means(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:

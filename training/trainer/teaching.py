@@ -1,4 +1,4 @@
-"""The teacher's vectors that the distilling stages of a run need, one for every target of its data."""
+"""The teacher's vectors that the distilling stages of a run, or a graft, need, one for every target of its data."""
 
 from pathlib import Path
 from typing import get_args
@@ -14,7 +14,7 @@ from training.config.recipe import Recipe
 from training.corpus import NOTHING, Corpus
 from training.groups import PROMPTED
 from training.journal import progress
-from training.methods import distillation
+from training.methods.teacher import mixtures, teacher_vectors
 
 WHOSE: tuple[Role, ...] = get_args(Role)
 
@@ -28,7 +28,7 @@ def target_vectors(
     device: torch.device,
     console: Console,
 ) -> Tensor | None:
-    """Vectors by target, float16 [targets, width]; None where no stage distils.
+    """Vectors by target, float16 [targets, width]; None where nothing is distilled.
 
     Those that no stage needs stay zero, and cost nothing. The teacher is asked once for every
     text with its prompt, and its answers lie in `cache`.
@@ -48,7 +48,7 @@ def target_vectors(
     asked = np.unique(np.concatenate(parts))
     texts, whose = np.divmod(asked, len(WHOSE))
     with progress(console, "teacher", len(asked)) as advance:
-        found = distillation.teacher_vectors(
+        found = teacher_vectors(
             recipe.teacher,
             [corpus.texts[text] for text in texts.tolist()],
             [WHOSE[role] for role in whose.tolist()],
@@ -59,12 +59,12 @@ def target_vectors(
         )
     places = [np.searchsorted(asked, part).tolist() for part in parts]
     vectors = np.zeros((len(corpus.targets), width), dtype=np.float16)
-    vectors[list(needed)] = distillation.mixtures(found, places)
+    vectors[list(needed)] = mixtures(found, places)
     return torch.from_numpy(vectors).to(device)
 
 
 def _needed(corpus: Corpus, recipe: Recipe) -> dict[int, Role]:
-    """The targets of the data sets of the stages that distil, each with whose prompt it has."""
+    """The targets of the data sets that are distilled, each with whose prompt it has."""
     names = {
         name
         for stage in recipe.stage
@@ -72,6 +72,8 @@ def _needed(corpus: Corpus, recipe: Recipe) -> dict[int, Role]:
         for batches in stage.batches
         for name in batches.data
     }
+    if recipe.graft is not None:
+        names.update(recipe.graft.data)
     return {
         target: PROMPTED[role]
         for name in sorted(names)

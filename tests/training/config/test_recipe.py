@@ -91,6 +91,28 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path, old, new, said):
         read(tmp_path, changed)
 
 
+GRAFTED = MINIMAL.replace("[student]\nhidden = 32", f'{START}\n[graft]\ndata = ["pairs"]').replace(
+    'name = "one"', 'name = "one"\ntrain = "new_pieces"'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('[graft]\ndata = ["pairs"]', "", "train = 'new_pieces' needs a \\[graft\\]"),
+        (START, "[student]\nhidden = 32", "needs a \\[start\\] to graft on"),
+        ('teacher = { model = "teacher" }', "", "a \\[teacher\\] for the space"),
+        ('[graft]\ndata = ["pairs"]', '[graft]\ndata = ["words"]', "graft.data asks for words"),
+        ("tokens = 64", "tokens = 64\npieces_learning_rate = 0.1", "their rate is learning_rate"),
+    ],
+)
+def test_what_does_not_go_with_a_graft_is_named(tmp_path, old, new, said):
+    assert read(tmp_path, GRAFTED).graft.pieces == 30_000
+    assert old in GRAFTED
+    with pytest.raises(RecipeInvalid, match=said):
+        read(tmp_path, GRAFTED.replace(old, new))
+
+
 def test_a_missing_recipe_is_said_so(tmp_path):
     with pytest.raises(RecipeInvalid, match="No such file"):
         read_recipe(tmp_path / "nowhere.toml")

@@ -12,7 +12,7 @@ from tests.training.text_fixtures import recipe_of
 from training.config.recipe import Teacher
 from training.data import read_corpus
 from training.groups import Group
-from training.methods.distillation import teacher_vectors
+from training.methods.teacher import teacher_vectors
 from training.readers import write_groups
 from training.trainer.teaching import target_vectors
 
