@@ -38,6 +38,7 @@ Item = TypeVar("Item")
 
 CONNECTIONS = 8
 GATE_POLL_S = 0.005
+BUSY_S = 0.01
 CHUNK = 1_000
 """Rows a statement, or a transaction of a large deletion, so that other writers come between."""
 SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -87,7 +88,7 @@ class Database:
                 f"ISOGLOSS_CATALOG_URL needs the package {error.name!r}: install isogloss[postgres]"
             ) from error
         if self._sqlite:
-            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "connect", self._configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
             self._reader = self.engine
             self._writer = self.engine.execution_options(isogloss_writes=True)
@@ -177,6 +178,28 @@ class Database:
         """Close the connections."""
         self.engine.dispose()
 
+    def _configure_sqlite(self, connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = (
+            None  # the driver begins nothing by itself: `_begin_sqlite` does
+        )
+        until = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except (
+                sqlite3.OperationalError
+            ) as error:  # SQLite does not wait for others by itself here
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(BUSY_S)
+            else:
+                break
+        connection.execute(
+            "PRAGMA synchronous = FULL"
+        )  # an acknowledged write survives a power loss
+        connection.execute("PRAGMA cache_size = -8000")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+
     def _configure_postgres(self, connection: Any, _record: Any) -> None:
         waits_ms = int(self._busy_timeout_s * 1000)
         connection.autocommit = True
@@ -223,14 +246,6 @@ def chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def now() -> str:
     """This moment, as the catalog writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself: `_begin_sqlite` does
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged write survives a power loss
-    connection.execute("PRAGMA cache_size = -8000")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -53,7 +53,7 @@ INSERT INTO route VALUES (1, 1, 1, NULL);
 
 @pytest.fixture
 def catalog(catalog_url):
-    with Catalog(catalog_url, busy_timeout_s=1) as catalog:
+    with Catalog(catalog_url, busy_timeout_s=5) as catalog:
         yield catalog
 
 
