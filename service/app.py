@@ -176,18 +176,19 @@ def _first(settings: Settings, registry: Registry, catalog: Catalog) -> None:
         return
     bundle = registry.find(settings.bundle)
     manifest = bundle.manifest
-    if settings.precision not in manifest.precisions:
+    precision = settings.precision or manifest.fullest
+    if precision not in manifest.precisions:
         raise ConfigurationError(
-            f"ISOGLOSS_PRECISION is {settings.precision!r}, and {manifest.name}/{manifest.version}"
+            f"ISOGLOSS_PRECISION is {precision!r}, and {manifest.name}/{manifest.version}"
             f" has {', '.join(manifest.precisions)}"
         )
     record = generations.register(
         bundle=manifest.name,
         version=manifest.version,
-        precision=settings.precision,
-        space=manifest.space[settings.precision],
+        precision=precision,
+        space=manifest.space[precision],
         dimension=manifest.dimension,
-        request=f"first start: {manifest.space[settings.precision]}",  # once, whoever starts at once
+        request=f"first start: {manifest.space[precision]}",  # once, whoever starts at once
     )
     try:
         generations.cut_over(record.id, epoch=route.epoch, soak_s=0.0)

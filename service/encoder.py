@@ -68,17 +68,18 @@ class Encoder:
         cls,
         bundle: Bundle,
         *,
-        precision: Precision = "fp32",
+        precision: Precision | None = None,
         device: Device = "cpu",
         threads: int,
     ) -> Self:
-        """Load the tokenizer and the graph of one precision.
+        """Load the tokenizer and the graph of one precision, by default the bundle's fullest.
 
         Raises:
             BundleInvalid: a file cannot be loaded, or a prompt leaves no room for text.
             ConfigurationError: the bundle lacks the precision, or the machine the device.
         """
         manifest = bundle.manifest
+        precision = precision or manifest.fullest
         if precision not in manifest.precisions:
             raise ConfigurationError(
                 f"ISOGLOSS_PRECISION is {precision}, but {manifest.name}/{manifest.version} "

@@ -35,7 +35,7 @@ SAFE_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?")
 
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # the fullest first
 SafeName: TypeAlias = Annotated[str, StringConstraints(pattern=SAFE_NAME.pattern)]
 FilePath: TypeAlias = Annotated[str, AfterValidator(check_name)]
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -156,6 +156,11 @@ class Manifest(Declaration):
     format: Literal[1] = 1
     space: dict[Precision, SpaceId]
     files: dict[FilePath, Sha256]
+
+    @property
+    def fullest(self) -> Precision:
+        """The precision, of those that it has, whose weights are rounded least."""
+        return next(one for one in get_args(Precision) if one in self.precisions)
 
     @model_validator(mode="after")
     def _what_is_needed_is_listed(self) -> Self:

@@ -57,29 +57,31 @@ class BundleEmbedder:
         self._encoder = encoder
         manifest = encoder.bundle.manifest
         self.name = f"{manifest.name}/{manifest.version}"
+        self.precision = encoder.precision
         self.facts: Mapping[str, object] = {
             "kind": "bundle",
-            "precision": encoder.precision,
+            "precision": self.precision,
             "space": encoder.space,
             "prompts": dict(manifest.prompts),
             "max_tokens": manifest.max_tokens,
         }
 
     @classmethod
-    def open(cls, folder: Path, *, precision: str, device: Device, threads: int) -> Self:
-        """Load the graph; a CUDA device is used where it is asked for.
+    def open(cls, folder: Path, *, precision: str | None, device: Device, threads: int) -> Self:
+        """Load the graph, by default the fullest; a CUDA device is used where it is asked for.
 
         Raises:
             EmbedderInvalid: no valid bundle, or it lacks the precision, or the machine the device.
         """
-        if precision not in get_args(Precision):
+        known = {one: one for one in get_args(Precision)}
+        if precision is not None and precision not in known:
             raise EmbedderInvalid(
                 f"precision {precision}: a bundle may have {', '.join(get_args(Precision))}"
             )
         try:
             encoder = Encoder.open(
                 Bundle.open(folder),
-                precision=next(one for one in get_args(Precision) if one == precision),
+                precision=None if precision is None else known[precision],
                 device="cuda" if device == "cuda" else "cpu",
                 threads=threads,
             )
@@ -218,7 +220,7 @@ def open_embedder(
 ) -> Embedder:
     """Open a model by folder, `package:NAME/FOLDER`, hub id, or `http(s)://` address.
 
-    `precision` is fp32 if not given (bundles: fp32, fp16, int8; torch: fp32, bf16, fp16); `weights`
+    `precision` is the fullest if not given (bundles: fp32, fp16, int8; torch: fp32, bf16, fp16); `weights`
     are a run's, `pooling` and `prompts` of models that do not say their own, `api_key` of a service.
 
     Raises:
@@ -245,9 +247,7 @@ def open_embedder(
     if is_remote:
         return ServiceEmbedder.open(spec, api_key=api_key)
     if is_bundle:
-        return BundleEmbedder.open(
-            folder, precision=precision or "fp32", device=device, threads=threads
-        )
+        return BundleEmbedder.open(folder, precision=precision, device=device, threads=threads)
     dtype = TORCH_PRECISIONS.get(precision or "fp32")
     if dtype is None:
         raise EmbedderInvalid(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import metadata_load, metadata_save, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedTokenizerFast
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedToke
 from service.types import Role
 from training.checkpoint import RunFolder, Weights
 from training.model import ModelMissing, SentenceEncoder
+from training.row_int8 import SMALL_WEIGHTS, read_small_weights
 from training.sentence_folder import (
     MODULES,
     ModelUnsupported,
@@ -280,6 +282,8 @@ def _tokenizer(folder: Path, *, lower_case: bool) -> Tokenizer:
 
 def _backbone(spec: str, folder: Path, config: PretrainedConfig) -> Any:
     pooler = {"add_pooling_layer": False} if config.model_type in WITH_POOLER else {}
+    if not (folder / WEIGHTS).is_file() and (folder / SMALL_WEIGHTS).is_file():
+        return _small_backbone(spec, folder, config, **pooler)
     # What is left over (a pooler, the head of pre-training) is no news; what is missing is below.
     logger = logging.getLogger("transformers")
     level = logger.level
@@ -294,6 +298,16 @@ def _backbone(spec: str, folder: Path, config: PretrainedConfig) -> Any:
         logger.setLevel(level)
     if missing := sorted(report["missing_keys"]):
         raise ModelUnsupported(f"{spec}: its weights lack {', '.join(missing[:5])}")
+    return model
+
+
+def _small_backbone(spec: str, folder: Path, config: PretrainedConfig, **pooler: bool) -> Any:
+    """The backbone of a bundle that keeps its weights as int8 alone."""
+    model = AutoModel.from_config(config, dtype=torch.float32, **pooler)  # type: ignore[no-untyped-call]
+    try:
+        model.load_state_dict(read_small_weights(folder))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ModelUnsupported(f"{spec}: {SMALL_WEIGHTS} cannot be read: {error}") from error
     return model
 
 

@@ -203,6 +203,13 @@ async def test_several_queries_are_answered_as_if_each_came_alone(client):
         assert names(one) == names(other)
 
 
+async def test_a_bundle_that_has_int8_alone_is_served_without_a_word_of_it(tmp_path):
+    bundle = build_tiny_bundle(tmp_path / "models" / "tiny" / "1", precisions=("int8",))
+    async with running(tmp_path) as client:
+        await put(client, {"id": "a", "text": "river"})
+        assert (await search(client, "river"))["space"] == bundle.manifest.space["int8"]
+
+
 async def test_the_index_decides_the_encoder_after_the_first_start(tmp_path):
     build_tiny_bundle(tmp_path / "models" / "tiny" / "1")
     async with running(tmp_path) as client:

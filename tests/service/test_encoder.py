@@ -211,6 +211,15 @@ def test_a_tokenizer_that_is_none_is_an_invalid_bundle(own, data):
         Encoder.open(sealed(own), threads=1)
 
 
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [(("int8", "fp32"), "fp32"), (("int8", "fp16"), "fp16"), (("int8",), "int8")],
+)
+def test_without_a_precision_the_fullest_of_the_bundle_is_taken(tmp_path, there, taken):
+    bundle = build_tiny_bundle(tmp_path / "b", precisions=there)
+    assert Encoder.open(bundle, threads=1).precision == bundle.manifest.fullest == taken
+
+
 def test_a_precision_that_the_bundle_lacks_is_a_wrong_setting(own):
     with pytest.raises(ConfigurationError, match=r"ISOGLOSS_PRECISION is int8, .* has only fp32"):
         Encoder.open(own, precision="int8", threads=1)

@@ -29,6 +29,7 @@ from training.pretrained import (
     open_run,
     save_pretrained,
 )
+from training.row_int8 import quantised, write_small_weights
 
 FAMILIES = ("bert", "xlm-roberta", "modernbert")
 TEXTS = ["Guten Morgen", "what a long sentence this is, longer than forty-eight bytes by far", "猫"]
@@ -147,6 +148,23 @@ def test_unreadable_weights_are_refused(tmp_path):
     sentence_folder(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelUnsupported, match="its weights cannot be read"):
+        open_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert"])
+def test_weights_that_lie_there_as_int8_alone_are_read_in_float(tmp_path, family):
+    sentence_folder(tmp_path, family)
+    whole = open_pretrained(str(tmp_path)).encoder.backbone.state_dict()
+    matrices = [name for name, tensor in whole.items() if tensor.ndim == 2]
+    write_small_weights(tmp_path, quantised(whole, matrices))
+    (tmp_path / "model.safetensors").unlink()
+    opened = open_pretrained(str(tmp_path)).encoder
+    assert not opened.training
+    for name, tensor in opened.backbone.state_dict().items():
+        step = float(whole[name].abs().max()) / 127
+        assert float((tensor - whole[name]).abs().max()) <= (step if name in matrices else 0)
+    (tmp_path / "model.int8.safetensors").write_bytes(b"")
+    with pytest.raises(ModelUnsupported, match=r"model\.int8\.safetensors cannot be read"):
         open_pretrained(str(tmp_path))
 
 

@@ -9,12 +9,14 @@ from rich.table import Table
 from service.manifest import Precision
 from training.commands.terminal import console
 
-Precisions: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        help="Graphs to write, separated by commas: fp32 always; int8 and fp16 if wanted, and"
-        " shipped only if they pass the gate (a recipe's [variants]) in every language."
-    ),
+_PRECISIONS = (
+    "Graphs to ship, separated by commas: fp32, int8 or both, and fp16 if wanted. int8 and fp16 are"
+    " shipped only if they pass the gate (a recipe's [variants]) in every language."
+)
+Precisions: TypeAlias = Annotated[str, typer.Option(help=_PRECISIONS)]
+RunPrecisions: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help=_PRECISIONS, show_default="the recipe's, export.precisions"),
 ]
 Dimension: TypeAlias = Annotated[
     int | None, typer.Option(help="Cut the vectors to their first dimensions (Matryoshka).", min=1)
@@ -57,11 +59,11 @@ OptimumPython: TypeAlias = Annotated[
 ]
 
 
-def choices_of(*, precisions: str, optimum_python: Path | None, **others: Any) -> Any:
+def choices_of(*, precisions: str | None, optimum_python: Path | None, **others: Any) -> Any:
     """`training.export.order.Choices` of the options' values."""
     from training.export.order import Choices
 
-    names = tuple(name.strip() for name in precisions.split(","))
+    names = () if precisions is None else tuple(name.strip() for name in precisions.split(","))
     for name in names:
         if name not in get_args(Precision):
             raise typer.BadParameter(

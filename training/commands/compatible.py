@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from service.bundle import Bundle
-from service.manifest import Precision
 from training.commands.terminal import Device, Threads, console
 
 
@@ -45,7 +44,10 @@ def compatible(
             show_default="all retrieval that lies there",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of NEW: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of NEW: fp32, fp16 or int8.", show_default="the first of them it has"),
+    ] = None,
     old_precision: Annotated[
         str | None, typer.Option(help="Of OLD, as its passages lie there.", show_default="the same")
     ] = None,
@@ -72,7 +74,7 @@ def compatible(
         raise typer.BadParameter("only with --data", param_hint="--benchmarks")
     with (
         _side(new, precision, threads=threads, device=device) as asking,
-        _side(old, old_precision or precision, threads=threads, device=device) as asked,
+        _side(old, old_precision or asking.precision, threads=threads, device=device) as asked,
         console.status("") as status,
     ):
         if data is None:
@@ -93,22 +95,21 @@ def compatible(
     if declare:
         proof.declare(asking, asked, found, tolerance=tolerance)
         console.print(
-            f"{new}: {precision} is declared to be compatible with the space {asked.space}",
+            f"{new}: {asking.precision} is declared to be compatible with the space {asked.space}",
             highlight=False,
             soft_wrap=True,
         )
 
 
 @contextmanager
-def _side(folder: Path, precision: str, *, threads: int, device: Any) -> Iterator[Any]:
+def _side(folder: Path, precision: str | None, *, threads: int, device: Any) -> Iterator[Any]:
     """A `training.export.compatibility.Side`, open."""
     from training.embedders import BundleEmbedder
     from training.export.compatibility import Side
 
     embedder = BundleEmbedder.open(folder, precision=precision, device=device, threads=threads)
     try:
-        known = next(one for one in get_args(Precision) if one == precision)
-        yield Side(Bundle.open(folder), known, embedder)
+        yield Side(Bundle.open(folder), embedder.precision, embedder)
     finally:
         embedder.close()
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from service.manifest import Precision
 from training.config.batches import NEEDED, Batches, views_of
 from training.config.data import Data
 from training.config.evaluation import Evaluation
@@ -214,8 +215,10 @@ class Variants(Strict):
 
 
 class Export(Strict):
-    """What the bundle of the run brings along."""
+    """What the bundle of the run is."""
 
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8")
+    """Its graphs; int8 and fp16 are in it only if they pass the gate."""
     golden: Annotated[int, Field(ge=0, le=GOLDEN_LIMIT)] = 32
     """Golden queries of each language at most, drawn from the held-out text; a service asks them
     before the bundle goes live there."""

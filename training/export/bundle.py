@@ -1,8 +1,8 @@
 """From an encoder to a bundle: nothing lies in its place before the serving code reproduced torch.
 
 A run, and any model that can be opened, take the same road. The fp32 graph must equal torch on text
-of every language; an fp16 or int8 graph is shipped beside it only if it passes the gate in every
-language, whose table goes into the manifest either way.
+of every language; an fp16 or int8 graph is shipped, beside it or alone, only if it passes the gate in
+every language, whose table goes into the manifest either way.
 """
 
 import shutil
@@ -20,23 +20,26 @@ from service.manifest import GOLDEN, Precision
 from service.probes import Probes
 from service.types import Matrix
 from training.centroids import Projection
-from training.export.by_optimum import write_graph_by_optimum
+from training.export.by_optimum import write_graph_by_optimum, write_small_by_onnxruntime
 from training.export.card import model_card
 from training.export.dense import cut_to, write_dense
 from training.export.gate import Embed, Row, check_parity, variant_gate
 from training.export.graph import (
     GRAPHS,
+    WEIGHTS,
     Exported,
+    ExportFailed,
     data_of,
     write_graph,
     write_half,
-    write_small,
 )
 from training.export.order import Choices, Order, Sealed, failures
 from training.export.probes import probes_of
 from training.export.removal import language_removal
+from training.export.small import write_small
 from training.export.vectors import by_service, by_torch, of_probes
 from training.pretrained import CARD, save_pretrained
+from training.row_int8 import SMALL_WEIGHTS
 
 TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -70,13 +73,18 @@ def _sealed(folder: Path, order: Order, choices: Choices) -> Sealed:
     probes = probes_of(order.pairs)
     exact = of_probes(ours, probes)
     # The graphs are measured through the serving code, which opens nothing but a sealed bundle.
-    drafted = dict.fromkeys(choices.precisions, exact)
+    drafted = dict.fromkeys(("fp32", *choices.precisions), exact)
     draft = _seal(folder, order, declared, probes=probes, vectors=drafted)
     parity, gates, found = _measured(draft, order, ours, probes)
+    found["fp32"] = exact
     lost = failures(gates)
-    for precision in lost:
-        for file in (folder / GRAPHS[precision], data_of(folder / GRAPHS[precision])):
-            file.unlink(missing_ok=True)
+    kept = {name: found[name] for name in choices.precisions if name not in lost}
+    if not kept.keys() & {"fp32", "int8"}:
+        raise ExportFailed(
+            f"int8 failed its gate in {', '.join(lost['int8'])}, and fp32 is not among the"
+            " --precisions: ship it too, or see a recipe's [variants]"
+        )
+    _remove(folder, [name for name in GRAPHS if name not in kept])
     declared["evaluation"] = {
         **order.evaluation,
         **removal,
@@ -84,10 +92,18 @@ def _sealed(folder: Path, order: Order, choices: Choices) -> Sealed:
         "thresholds": order.limits.model_dump(),
         "variants": {p: {"shipped": p not in lost, "languages": t} for p, t in gates.items()},
     }
-    kept = {precision: found[precision] for precision in found if precision not in lost}
-    bundle = _seal(folder, order, declared, probes=probes, vectors={"fp32": exact, **kept})
+    bundle = _seal(folder, order, declared, probes=probes, vectors=kept)
     _verify(folder)
     return Sealed(bundle, parity, gates)
+
+
+def _remove(folder: Path, precisions: Sequence[Precision]) -> None:
+    """The graphs of these precisions, and what only they read."""
+    weights = {"fp32": WEIGHTS, "int8": SMALL_WEIGHTS}
+    for precision in precisions:
+        graph = folder / GRAPHS[precision]
+        for file in (graph, data_of(graph), folder / weights.get(precision, graph.name)):
+            file.unlink(missing_ok=True)
 
 
 def _projections(order: Order, choices: Choices) -> tuple[list[Projection], dict[str, Any]]:
@@ -120,8 +136,10 @@ def _write_files(
         write_graph(folder, model)
     if "fp16" in choices.precisions:
         write_half(folder, model)
-    if "int8" in choices.precisions:
-        write_small(folder)
+    if "int8" in choices.precisions and choices.exporter == "optimum":
+        write_small_by_onnxruntime(folder)
+    elif "int8" in choices.precisions:
+        write_small(folder, model)
     return tools
 
 

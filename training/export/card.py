@@ -7,8 +7,7 @@ from training.pretrained import Pretrained
 
 CARD = """---
 license: {licence_tag}
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
+{library_tag}pipeline_tag: sentence-similarity
 language: [{tags}]
 {base_tag}---
 
@@ -23,9 +22,7 @@ most {max_tokens} tokens; {pooling}. Queries and passages of all languages share
 - Languages: {languages}.
 - What made it, with versions and hashes, is in `bundle.json`.
 
-```python
-SentenceTransformer("path/to/this/folder").encode(["Guten Morgen", "good morning"])
-```
+{use}
 
 ## How good
 
@@ -42,6 +39,17 @@ SentenceTransformer("path/to/this/folder").encode(["Guten Morgen", "good morning
 It was not tested for bias, nor on texts longer than its limit. A language without a row above was not measured.
 """
 
+LIBRARY = "library_name: sentence-transformers\n"
+USE = """```python
+SentenceTransformer("path/to/this/folder").encode(["Guten Morgen", "good morning"])
+```"""
+USE_SMALL = """Its weights are int8, each row of a matrix with its own scale. The service reads them as they are, and
+training starts from them. For libraries that want them in full, Sentence Transformers among them:
+
+```
+isogloss-train import-model path/to/this/folder --out another/folder --precisions fp32
+```"""
+
 POOLING = {
     "mean": "the vector is the mean over the tokens",
     "cls": "the vector is that of the first token",
@@ -56,9 +64,12 @@ def model_card(declared: Mapping[str, Any], model: Pretrained) -> str:
     started = trained and bool(provenance["recipe"].get("start"))
     base = provenance["base_model"]
     evaluation = declared.get("evaluation", {})
+    full = "fp32" in declared["precisions"]
     return CARD.format(
         licence_tag=provenance["licence"].lower(),
         licence=provenance["licence"],
+        library_tag=LIBRARY if full else "",
+        use=USE if full else USE_SMALL,
         tags=", ".join(declared["languages"]),
         base_tag=f"base_model: {base.partition(' ')[0]}\n" if started or not trained else "",
         name=declared["name"],

@@ -1,4 +1,4 @@
-"""torch to ONNX: an fp32 graph over the weights of `model.safetensors`, and fp16 and int8 ones.
+"""torch to ONNX: an fp32 graph over the weights of `model.safetensors`, and an fp16 one.
 
 The fp32 weights lie on disk once: the graph names byte ranges of the safetensors file as its
 external data. For this it is exported without folding, so that its initializers *are* the
@@ -20,7 +20,6 @@ import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
@@ -32,6 +31,8 @@ from training.model import SentenceEncoder
 OPSET = 20
 """17 is delivered as 18, and 23 breaks ModernBERT for more than one text."""
 WEIGHTS = "model.safetensors"
+BACKBONE = "encoder.backbone."
+"""Before the name of a parameter, in an exported graph and in `Exported`."""
 GRAPHS: dict[Precision, str] = {
     "fp32": "model.onnx",
     "fp16": "model.fp16.onnx",
@@ -41,8 +42,6 @@ INLINE_BYTES = 4 << 20
 """Constants up to this size stay in the fp32 graph."""
 GRAPH_BYTES = 1 << 30
 """Graphs with more weights than this keep them in a file beside; protobuf's limit is twice it."""
-PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
-"""The quantiser warns unless its own preparation ran, which folds as is done here."""
 
 
 class ExportFailed(RuntimeError):
@@ -91,7 +90,7 @@ class _Affine(nn.Module):
 def write_graph(folder: Path, model: Exported) -> None:
     """Write the fp32 graph beside the weights, which must lie in the folder already."""
     graph = traced(model)
-    refer_to_weights(graph, folder / WEIGHTS)
+    refer_to_weights(graph, folder / WEIGHTS, spill=data_of(folder / GRAPHS["fp32"]))
     onnx.save(ir.to_proto(graph), folder / GRAPHS["fp32"])
 
 
@@ -100,28 +99,6 @@ def write_half(folder: Path, model: Exported) -> None:
     graph = traced(model.halved())
     optimizer.optimize(graph)
     save_graph(graph, folder / GRAPHS["fp16"])
-
-
-def write_small(folder: Path) -> None:
-    """Write the int8 graph of the fp32 one: dynamic, per channel, matrix products and tables.
-
-    Projections stay in full: they are small, and the last thing that shapes a vector.
-    """
-    graph = ir.load(folder / GRAPHS["fp32"])
-    optimizer.optimize(graph)
-    graph.metadata_props.update(PREPARED)
-    source = folder / "folded.onnx"
-    save_graph(graph, source)
-    target = folder / GRAPHS["int8"]
-    quantize_dynamic(
-        source,
-        target,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=[node.name for node in graph.graph if _projects(node)],
-    )
-    for file in (source, data_of(source)):
-        file.unlink(missing_ok=True)
 
 
 def data_of(graph: Path) -> Path:
@@ -172,20 +149,19 @@ def forget_sources(model: ir.Model) -> None:
     model.metadata_props.clear()
 
 
-def refer_to_weights(model: ir.Model, weights: Path) -> None:
-    """Replace the initializers that are parameters by byte ranges of `model.safetensors`.
+def refer_to_weights(model: ir.Model, weights: Path, *, spill: Path) -> None:
+    """Replace the initializers that are parameters by byte ranges of a safetensors file.
 
-    Others stay in the graph, or go into its data file if they are large.
+    Others stay in the graph, or go into the file `spill` beside it if they are large.
     """
     header, content = _read_header(weights)
-    spill = data_of(weights.with_name(GRAPHS["fp32"]))
     spilled = 0
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None or value.name is None:
             raise ExportFailed(f"the graph's {value.name} has no value")
         own = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
-        place = header.get(value.name.removeprefix("encoder.backbone."))
+        place = header.get(value.name.removeprefix(BACKBONE))
         if place is not None and np.array_equal(own, content[place[0] : place[1]]):
             file, offset = weights, place[0]
         elif own.nbytes > INLINE_BYTES:
@@ -204,11 +180,6 @@ def refer_to_weights(model: ir.Model, weights: Path) -> None:
             name=value.name,
             base_dir=weights.parent,
         )
-
-
-def _projects(node: ir.Node) -> bool:
-    names = (value.name or "" for value in node.inputs if value is not None)
-    return any(name.startswith("projections.") for name in names)
 
 
 def _read_header(weights: Path) -> tuple[dict[str, tuple[int, int]], NDArray[np.uint8]]:

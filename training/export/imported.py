@@ -18,7 +18,7 @@ from training.export.probes import built_in, read_pairs
 from training.pretrained import PACKAGE, UNSTATED, Pretrained, open_pretrained
 from training.sentence_folder import Pooling
 
-DEFAULT = Choices()
+DEFAULT = Choices(precisions=("fp32", "int8"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ Exporter: TypeAlias = Literal["torch", "optimum"]
 class Choices:
     """What can be chosen of every bundle."""
 
-    precisions: Sequence[Precision] = ("fp32", "int8")
+    precisions: Sequence[Precision] = ()
+    """Of a run, the recipe's if none are named."""
     dimension: int | None = None
     """Cut the vectors to their first dimensions."""
     remove_languages: bool = False
@@ -43,8 +44,12 @@ class Choices:
         """
         if out.exists() and not (out / "bundle.json").is_file():
             raise ExportFailed(f"{out} exists and is no bundle: take another --out")
-        if "fp32" not in self.precisions:
-            raise ExportFailed("--precisions must name fp32, which the others are compared with")
+        if not {"fp32", "int8"} & set(self.precisions):
+            raise ExportFailed(
+                "--precisions must name fp32 or int8, whose weights can be trained on"
+            )
+        if self.exporter == "optimum" and "fp32" not in self.precisions:
+            raise ExportFailed("--exporter optimum must write fp32, which holds the weights")
         if self.exporter == "optimum" and "fp16" in self.precisions:
             raise ExportFailed("--exporter optimum writes fp32 and int8; fp16 needs torch's")
         width = order.model.encoder.width

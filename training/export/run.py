@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def export_run(
     """
     model = open_run(run, weights)
     recipe = Recipe.model_validate_json((run / "recipe.json").read_text("utf-8"))
+    if not choices.precisions:
+        choices = replace(choices, precisions=recipe.export.precisions)
     most = recipe.export.golden if golden is None else golden
     held_out = _held_out(run / "held_out.jsonl") if probes is None or most else []
     pairs = held_out if probes is None else read_pairs(probes)

@@ -144,6 +144,7 @@ def test_a_variant_that_fails_its_gate_is_left_out_and_the_card_says_so(run, tmp
     assert manifest.evaluation["weights"] == "best"
     assert manifest.evaluation["variants"]["int8"]["shipped"] is False
     assert not (out / "model.int8.onnx").exists()
+    assert not (out / "model.int8.safetensors").exists()
     assert "int8 is not shipped: it failed in de" in (out / "README.md").read_text("utf-8")
     (run / "sources.json").write_text(
         json.dumps({"x": {"licence": "?", "rows": 1, "sha256": "?"}}), "utf-8"
@@ -152,6 +153,40 @@ def test_a_variant_that_fails_its_gate_is_left_out_and_the_card_says_so(run, tmp
         export_run(run, out, Choices(precisions=("fp32",)))
     assert Bundle.open(out).manifest == manifest  # the old one is still there
     assert not (tmp_path / "bundle.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_of_int8_alone_is_served_trained_on_and_made_full_again(run, tmp_path):
+    small, full = tmp_path / "small", tmp_path / "full"
+    export_run(run, full)
+    recipe = Recipe.model_validate(RECIPE | {"export": {"precisions": ["int8"]}})
+    (run / "recipe.json").write_text(recipe.model_dump_json(), "utf-8")
+    export_run(run, small)
+    files = {file.name for file in small.iterdir()}
+    assert {"model.int8.onnx", "model.int8.safetensors"} <= files
+    assert not {"model.onnx", "model.safetensors"} & files
+    manifest = Bundle.open(small).manifest
+    assert manifest.space.keys() == {"int8"}
+    assert (manifest.fullest, Bundle.open(full).manifest.fullest) == ("int8", "fp32")
+    assert set(Bundle.open(small).probes().vectors) == {"int8"}
+    assert (served(small, TEXTS, "query", None) == served(full, TEXTS, "query", "int8")).all()
+    card = (small / "README.md").read_text("utf-8")
+    assert "isogloss-train import-model" in card
+    assert "sentence-transformers" not in card
+    again = tmp_path / "again"
+    import_model(str(small), again, Choices(precisions=("fp32",)), said=Statement(version="2"))
+    cosines = (served(again, TEXTS, "query") * served(full, TEXTS, "query")).sum(1)
+    assert 0.999 < cosines.min() < 0.9999999
+
+
+@pytest.mark.slow
+def test_nothing_is_written_if_int8_fails_and_is_all_that_was_asked_for(run, tmp_path):
+    strict = Variants(min_cosine=1.5, min_mean_cosine=0, min_top10_overlap=0, max_ndcg_drop=99)
+    recipe = Recipe.model_validate(RECIPE | {"variants": strict})
+    (run / "recipe.json").write_text(recipe.model_dump_json(), "utf-8")
+    with pytest.raises(ExportFailed, match=r"int8 failed its gate in de, .*--precisions"):
+        export_run(run, tmp_path / "bundle", Choices(precisions=("fp16", "int8")))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
 
 
 @pytest.mark.slow
@@ -215,7 +250,8 @@ def test_optimums_bundle_passes_the_same_parity(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        (Choices(precisions=("int8",)), "must name fp32"),
+        (Choices(precisions=("fp16",)), "must name fp32 or int8"),
+        (Choices(precisions=("int8",), exporter="optimum"), "optimum must write fp32"),
         (Choices(precisions=("fp32", "fp16"), exporter="optimum"), "fp16 needs torch's"),
         (Choices(dimension=33), "--dimension 33: the vectors can be cut to 1 to 32 dimensions"),
         (Choices(rank=1), "--remove-languages removes, which is not asked"),

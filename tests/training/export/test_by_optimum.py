@@ -10,8 +10,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from training.export.by_optimum import fit_contract, write_graph_by_optimum
-from training.export.graph import ExportFailed
+from tests.training.pretrained_fixtures import backbone
+from training.export.by_optimum import (
+    fit_contract,
+    write_graph_by_optimum,
+    write_small_by_onnxruntime,
+)
+from training.export.graph import Exported, ExportFailed, write_graph
+from training.model import SentenceEncoder
 
 
 def graph(*, inputs=("input_ids", "attention_mask", "token_type_ids"), output="sentence_embedding"):
@@ -64,3 +70,19 @@ def test_what_the_other_python_says_when_it_fails_is_passed_on(tmp_path):
     with pytest.raises(ExportFailed, match=r"(?s)status 1: .*No module named 'optimum'"):
         write_graph_by_optimum(tmp_path, dimension=2, python=Path(sys.executable))
     assert not (tmp_path / "optimum").exists()
+
+
+@pytest.mark.slow
+def test_onnxruntimes_own_quantiser_needs_no_names_of_weights(tmp_path):
+    encoder = SentenceEncoder(backbone())
+    encoder.backbone.save_pretrained(tmp_path)
+    write_graph(tmp_path, Exported(encoder))
+    write_small_by_onnxruntime(tmp_path)
+    ids = np.array([[7, 8, 9, 10]])
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    full, small = (
+        onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
+        for name in ("model.onnx", "model.int8.onnx")
+    )
+    assert (full.run(None, inputs)[0] * small.run(None, inputs)[0]).sum() > 0.98
+    assert not (tmp_path / "folded.onnx").exists()

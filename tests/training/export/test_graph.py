@@ -18,8 +18,8 @@ from training.export.graph import (
     refer_to_weights,
     write_graph,
     write_half,
-    write_small,
 )
+from training.export.small import write_small
 from training.model import SentenceEncoder
 
 SHAPES = [(1, 1), (1, 7), (3, 5), (4, 33)]
@@ -54,7 +54,7 @@ def test_all_graphs_are_the_torch_model_for_any_shape(tmp_path, family, pooling)
     model = Exported(encoder, projections).eval()
     write_graph(tmp_path, model)
     write_half(tmp_path, model)
-    write_small(tmp_path)
+    write_small(tmp_path, model)
     for rows, length in SHAPES:
         ids, mask = ragged(rows, length)
         with torch.inference_mode():
@@ -66,19 +66,17 @@ def test_all_graphs_are_the_torch_model_for_any_shape(tmp_path, family, pooling)
         assert half.dtype == np.float32
         assert (half * exact).sum(1).min() > 0.9995
         assert (run(tmp_path / GRAPHS["int8"], ids, mask) * exact).sum(1).min() > 0.9
-    _check_that_weights_lie_once(tmp_path)
-    assert not (tmp_path / "folded.onnx").exists()
+    _check_that_weights_lie_once(tmp_path, "model.onnx", "model.safetensors")
+    _check_that_weights_lie_once(tmp_path, "model.int8.onnx", "model.int8.safetensors")
     halves = onnx.load(tmp_path / GRAPHS["fp16"]).graph.initializer
     assert sum(t.data_type == onnx.TensorProto.FLOAT16 for t in halves) > 5
 
 
-def _check_that_weights_lie_once(folder):
-    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+def _check_that_weights_lie_once(folder, graph, weights):
+    proto = onnx.load(folder / graph, load_external_data=False)
     assert proto.opset_import[0].version == 20
     external = [tensor for tensor in proto.graph.initializer if tensor.external_data]
-    assert {e.value for t in external for e in t.external_data if e.key == "location"} == {
-        "model.safetensors"
-    }
+    assert {e.value for t in external for e in t.external_data if e.key == "location"} == {weights}
     assert sum(len(t.raw_data) for t in proto.graph.initializer) < 20_000
     assert not any(node.doc_string or node.metadata_props for node in proto.graph.node)
 
@@ -132,7 +130,7 @@ def parameters(**changes):
 
 def test_parameters_become_byte_ranges_that_onnx_reads_back(file):
     model = model_of(**parameters(), small=np.zeros(3, dtype=np.float32))
-    refer_to_weights(model, file)
+    refer_to_weights(model, file, spill=file.with_name("model.onnx.data"))
     assert locations(model) == dict.fromkeys(parameters(), "model.safetensors")
     onnx.save(ir.to_proto(model), file.parent / "model.onnx")
     read = {t.name: t for t in onnx.load(file.parent / "model.onnx").graph.initializer}
@@ -143,7 +141,7 @@ def test_parameters_become_byte_ranges_that_onnx_reads_back(file):
 def test_what_is_no_parameter_and_large_lies_in_the_data_file(file):
     large = np.arange(2 * graphs.INLINE_BYTES // 8 + 2, dtype=np.float64)
     model = model_of(**parameters(b=np.full(300, 2, np.float32)), big=large, other=large + 1)
-    refer_to_weights(model, file)
+    refer_to_weights(model, file, spill=file.with_name("model.onnx.data"))
     assert locations(model) == {
         "encoder.backbone.a": "model.safetensors",
         "big": "model.onnx.data",
@@ -159,4 +157,4 @@ def test_an_initializer_without_a_value_is_refused(file):
     model = model_of(a=WEIGHTS["a"])
     model.graph.initializers["a"].const_value = None
     with pytest.raises(ExportFailed, match="a has no value"):
-        refer_to_weights(model, file)
+        refer_to_weights(model, file, spill=file.with_name("model.onnx.data"))
