@@ -1,16 +1,20 @@
-"""The int8 graph: matrices and tables as int8 with a scale a row, activations quantised as they come.
+"""The int8 graph: matrices and tables as int8 with a scale a row, every token with a step of its own.
 
 Why not ONNX Runtime's quantiser: it gives a whole table one scale, so that one long row coarsens
-every word piece, and its weights can be read by nothing but the graph. Here they lie in
-`model.int8.safetensors` once, and the graph names byte ranges of it, as the fp32 graph does.
+every word piece, and a whole batch one step, so that a text's vector depends on what it is embedded
+with; and its weights can be read by nothing but the graph. Here they lie in `model.int8.safetensors`
+once, and the graph names byte ranges of it, as the fp32 graph does. A step for each token costs speed,
+because the fused products know but one for all (`tests/benchmarks/RESULTS.md`).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from numpy.typing import ArrayLike
 
 from training.export.graph import (
     BACKBONE,
@@ -21,15 +25,24 @@ from training.export.graph import (
     refer_to_weights,
     traced,
 )
-from training.row_int8 import SCALE, SMALL_WEIGHTS, quantised, write_small_weights
+from training.row_int8 import LARGEST, SCALE, SMALL_WEIGHTS, quantised, write_small_weights
 
 MATRIX = 2
+MICROSOFT = "com.microsoft"
+CONSTANTS: dict[str, ArrayLike] = {
+    "int8.zero": np.uint8(128),
+    "int8.largest": np.float32(LARGEST),
+    "int8.least": np.float32(1e-12),  # so that a token of zeros has a step
+    "int8.one": np.float32(1),
+    "int8.last_axis": np.array([-1], dtype=np.int64),
+}
+"""Activations are unsigned around 128: the processors' instructions multiply unsigned by signed."""
 
 
 def write_small(folder: Path, model: Exported) -> None:
-    """Write the int8 weights and the graph over them; projections stay in full.
+    """Write the int8 weights and the graph over them.
 
-    Projections are small, and the last thing that shapes a vector.
+    Projections stay in full: they are small, and the last thing that shapes a vector.
     """
     graph = traced(model)
     found = dict(_quantisable(graph.graph))
@@ -37,6 +50,7 @@ def write_small(folder: Path, model: Exported) -> None:
     small = quantised(state, [name.removeprefix(BACKBONE) for name in found])
     own = {name: t for name, t in small.items() if not name.startswith("projections.")}
     write_small_weights(folder, own)
+    graph.opset_imports[MICROSOFT] = 1
     _Rewriting(graph.graph, small).replace(found)
     refer_to_weights(graph, folder / SMALL_WEIGHTS, spill=data_of(folder / GRAPHS["int8"]))
     onnx.save(ir.to_proto(graph), folder / GRAPHS["int8"])
@@ -69,79 +83,77 @@ class _Rewriting:
     def __init__(self, graph: ir.Graph, small: dict[str, torch.Tensor]) -> None:
         self._graph = graph
         self._small = small
-        self._activations: dict[ir.Value, ir.Node] = {}
+        self._tokens: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def replace(self, found: dict[str, list[ir.Node]]) -> None:
+        constants = {name: self._initializer(name, value) for name, value in CONSTANTS.items()}
+        self._zero, self._largest, self._least, self._one, self._last = constants.values()
         for name, users in found.items():
             inner = name.removeprefix(BACKBONE)
-            rows = self._initializer(name, self._small[inner])
-            scale = self._initializer(name + SCALE, self._small[inner + SCALE])
+            rows = self._initializer(name, self._small[inner].numpy())
+            scale = self._initializer(name + SCALE, self._small[inner + SCALE].numpy())
             for user in users:
                 if user.op_type == "Gather":
                     self._look_up(user, rows, scale)
                 else:
                     self._multiply(user, rows, scale)
 
-    def _initializer(self, name: str, tensor: torch.Tensor) -> ir.Value:
+    def _look_up(self, gather: ir.Node, rows: ir.Value, scale: ir.Value) -> None:
+        ids = gather.inputs[1]
+        row = self._insert(gather, "Gather", rows, ids)
+        full = self._insert(gather, "Cast", row, to=ir.DataType.FLOAT)
+        scales = self._insert(gather, "Gather", scale, ids)
+        scales = self._insert(gather, "Unsqueeze", scales, self._last)
+        self._take_over(gather, self._insert(gather, "Mul", full, scales))
+
+    def _multiply(self, transpose: ir.Node, rows: ir.Value, scale: ir.Value) -> None:
+        columns = self._insert(transpose, "Transpose", rows, perm=[1, 0])
+        for product in [usage.node for usage in transpose.outputs[0].uses()]:
+            tokens, step = self._quantised(product.inputs[0], before=product)
+            operands = (tokens, columns, self._one, scale, self._zero)
+            steps = self._insert(product, "MatMulIntegerToFloat", *operands, domain=MICROSOFT)
+            self._take_over(product, self._insert(product, "Mul", steps, step))
+        self._graph.remove(transpose, safe=True)
+
+    def _quantised(self, value: ir.Value | None, *, before: ir.Node) -> tuple[ir.Value, ir.Value]:
+        """Tokens as uint8 with the step of each, once for all matrices that multiply them."""
+        if value is None:
+            raise ExportFailed("the graph multiplies a matrix by nothing")
+        if value not in self._tokens:
+            high = self._insert(before, "ReduceMax", value, self._last)
+            low = self._insert(before, "ReduceMin", value, self._last)
+            low = self._insert(before, "Neg", low)
+            most = self._insert(before, "Max", high, low, self._least)
+            step = self._insert(before, "Div", most, self._largest)
+            steps = self._insert(before, "Div", self._largest, most)
+            counted = self._insert(before, "Mul", value, steps)
+            tokens = self._insert(before, "QuantizeLinear", counted, self._one, self._zero)
+            self._tokens[value] = tokens, step
+        return self._tokens[value]
+
+    def _initializer(self, name: str, content: ArrayLike) -> ir.Value:
         self._graph.initializers.pop(name, None)
-        constant = ir.tensor(tensor.numpy(), name=name)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(tensor.shape),
-            type=ir.TensorType(constant.dtype),
-            const_value=constant,
-        )
+        array = np.asarray(content)
+        constant = ir.tensor(array, name=name)
+        shape, kind = ir.Shape(array.shape), ir.TensorType(constant.dtype)
+        value = ir.Value(name=name, shape=shape, type=kind, const_value=constant)
         self._graph.register_initializer(value)
         return value
 
-    def _look_up(self, gather: ir.Node, rows: ir.Value, scale: ir.Value) -> None:
-        ids = gather.inputs[1]
-        row = ir.node("Gather", [rows, ids])
-        # [.., 1] beside [.., width]
-        scales = self._insert(gather, ir.node("Gather", [scale, ids]))
-        last = self._constant(gather, ir.tensor([-1]))
-        parts = [
-            row,
-            ir.node("Cast", [row.outputs[0]], {"to": ir.DataType.FLOAT}),
-            wide := ir.node("Unsqueeze", [scales, last]),
-        ]
-        for part in parts:
-            self._insert(gather, part)
-        product = ir.node("Mul", [parts[1].outputs[0], wide.outputs[0]])
-        self._take_over(gather, product)
-
-    def _multiply(self, transpose: ir.Node, rows: ir.Value, scale: ir.Value) -> None:
-        columns = self._insert(transpose, ir.node("Transpose", [rows], {"perm": [1, 0]}))
-        for product in [usage.node for usage in transpose.outputs[0].uses()]:
-            given = product.inputs[0]
-            if given is None:
-                raise ExportFailed(f"the graph multiplies {rows.name} by nothing")
-            quantise = self._activation(given, before=product)
-            activation, step, zero = quantise.outputs
-            whole = self._insert(product, ir.node("MatMulInteger", [activation, columns, zero]))
-            full = self._insert(product, ir.node("Cast", [whole], {"to": ir.DataType.FLOAT}))
-            scales = self._insert(product, ir.node("Mul", [step, scale]))
-            self._take_over(product, ir.node("Mul", [full, scales]))
-        self._graph.remove(transpose, safe=True)
-
-    def _activation(self, value: ir.Value, *, before: ir.Node) -> ir.Node:
-        """The one quantisation of a value that several matrices multiply."""
-        if value not in self._activations:
-            node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3)
-            self._activations[value] = node
-            self._insert(before, node)
-        return self._activations[value]
-
-    def _constant(self, before: ir.Node, tensor: ir.TensorProtocol) -> ir.Value:
-        return self._insert(before, ir.node("Constant", [], {"value": tensor}))
-
-    def _insert(self, before: ir.Node, node: ir.Node) -> ir.Value:
+    def _insert(
+        self,
+        before: ir.Node,
+        operator: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        **attributes: int | list[int],
+    ) -> ir.Value:
+        node = ir.node(operator, inputs, attributes, domain=domain)
         self._graph.insert_before(before, node)
         return node.outputs[0]
 
-    def _take_over(self, old: ir.Node, new: ir.Node) -> None:
+    def _take_over(self, old: ir.Node, new: ir.Value) -> None:
         output = old.outputs[0]
-        self._graph.insert_before(old, new)
-        new.outputs[0].name = output.name
-        ir.convenience.replace_all_uses_with(output, new.outputs[0])
+        new.name = output.name
+        ir.convenience.replace_all_uses_with(output, new)
         self._graph.remove(old, safe=True)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from tests.training.pretrained_fixtures import backbone
@@ -40,9 +41,20 @@ def test_every_matrix_of_the_backbone_is_int8_and_the_projection_is_not(folder):
 @pytest.mark.slow
 def test_query_key_and_value_share_one_quantisation_of_what_they_multiply(folder):
     kinds = Counter(node.op_type for node in graph_of(folder).node)
-    assert kinds["MatMulInteger"] == 2 * 6
-    assert kinds["DynamicQuantizeLinear"] == 2 * 4
+    assert kinds["MatMulIntegerToFloat"] == 2 * 6
+    assert kinds["QuantizeLinear"] == 2 * 4
     assert kinds["MatMul"] == 2 * 2 + 1  # of attention, which has no weights; and the projection
+
+
+@pytest.mark.slow
+def test_a_texts_vector_does_not_depend_on_what_it_is_embedded_with(folder):
+    session = onnxruntime.InferenceSession(folder / "model.int8.onnx")
+    ids = np.random.default_rng(0).integers(5, 200, (6, 9))
+    alone, together = (
+        session.run(None, {"input_ids": part, "attention_mask": np.ones_like(part)})[0]
+        for part in (ids[:1], ids)
+    )
+    assert np.abs(alone[0] - together[0]).max() < 1e-5
 
 
 @pytest.mark.slow
