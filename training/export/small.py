@@ -25,18 +25,17 @@ from training.export.graph import (
     refer_to_weights,
     traced,
 )
-from training.row_int8 import LARGEST, SCALE, SMALL_WEIGHTS, quantised, write_small_weights
+from training.row_int8 import SCALE, SMALL_WEIGHTS, quantised, write_small_weights
 
 MATRIX = 2
 MICROSOFT = "com.microsoft"
-CONSTANTS: dict[str, ArrayLike] = {
-    "int8.zero": np.uint8(128),
-    "int8.largest": np.float32(LARGEST),
-    "int8.least": np.float32(1e-12),  # so that a token of zeros has a step
-    "int8.one": np.float32(1),
-    "int8.last_axis": np.array([-1], dtype=np.int64),
-}
-"""Activations are unsigned around 128: the processors' instructions multiply unsigned by signed."""
+LEAST = np.float32(1e-12)
+"""A step is no smaller, so that a token of zeros has one."""
+MOST = 255
+ZEROS = {"Gelu": 32, "Relu": 0}
+"""What stands for zero in the output of an operator that gives little or nothing below it."""
+MIDDLE = 128
+"""What stands for zero elsewhere; the processors' instructions multiply unsigned by signed."""
 
 
 def write_small(folder: Path, model: Exported) -> None:
@@ -83,11 +82,12 @@ class _Rewriting:
     def __init__(self, graph: ir.Graph, small: dict[str, torch.Tensor]) -> None:
         self._graph = graph
         self._small = small
-        self._tokens: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._tokens: dict[ir.Value, tuple[ir.Value, ...]] = {}
 
     def replace(self, found: dict[str, list[ir.Node]]) -> None:
-        constants = {name: self._initializer(name, value) for name, value in CONSTANTS.items()}
-        self._zero, self._largest, self._least, self._one, self._last = constants.values()
+        self._one = self._initializer("int8.one", np.float32(1))
+        self._least = self._initializer("int8.least", LEAST)
+        self._last = self._initializer("int8.last_axis", np.array([-1], dtype=np.int64))
         for name, users in found.items():
             inner = name.removeprefix(BACKBONE)
             rows = self._initializer(name, self._small[inner].numpy())
@@ -109,27 +109,37 @@ class _Rewriting:
     def _multiply(self, transpose: ir.Node, rows: ir.Value, scale: ir.Value) -> None:
         columns = self._insert(transpose, "Transpose", rows, perm=[1, 0])
         for product in [usage.node for usage in transpose.outputs[0].uses()]:
-            tokens, step = self._quantised(product.inputs[0], before=product)
-            operands = (tokens, columns, self._one, scale, self._zero)
+            tokens, step, zero = self._quantised(product.inputs[0], before=product)
+            operands = (tokens, columns, self._one, scale, zero)
             steps = self._insert(product, "MatMulIntegerToFloat", *operands, domain=MICROSOFT)
             self._take_over(product, self._insert(product, "Mul", steps, step))
         self._graph.remove(transpose, safe=True)
 
-    def _quantised(self, value: ir.Value | None, *, before: ir.Node) -> tuple[ir.Value, ir.Value]:
-        """Tokens as uint8 with the step of each, once for all matrices that multiply them."""
+    def _quantised(self, value: ir.Value | None, *, before: ir.Node) -> tuple[ir.Value, ...]:
+        """Tokens as uint8, the step of each and the zero; once for all matrices they multiply."""
         if value is None:
             raise ExportFailed("the graph multiplies a matrix by nothing")
         if value not in self._tokens:
+            maker = value.producer()
+            zero = ZEROS.get(maker.op_type, MIDDLE) if maker is not None else MIDDLE
             high = self._insert(before, "ReduceMax", value, self._last)
-            low = self._insert(before, "ReduceMin", value, self._last)
-            low = self._insert(before, "Neg", low)
-            most = self._insert(before, "Max", high, low, self._least)
-            step = self._insert(before, "Div", most, self._largest)
-            steps = self._insert(before, "Div", self._largest, most)
+            high = self._insert(before, "Div", high, self._number(MOST - zero))
+            bounds = [high, self._least]
+            if zero:
+                low = self._insert(before, "ReduceMin", value, self._last)
+                bounds.append(self._insert(before, "Div", low, self._number(-zero)))
+            step = self._insert(before, "Max", *bounds)
+            steps = self._insert(before, "Reciprocal", step)
             counted = self._insert(before, "Mul", value, steps)
-            tokens = self._insert(before, "QuantizeLinear", counted, self._one, self._zero)
-            self._tokens[value] = tokens, step
+            name = f"int8.zero_at_{zero}"
+            at = self._graph.initializers.get(name) or self._initializer(name, np.uint8(zero))
+            tokens = self._insert(before, "QuantizeLinear", counted, self._one, at)
+            self._tokens[value] = tokens, step, at
         return self._tokens[value]
+
+    def _number(self, number: float) -> ir.Value:
+        name = f"int8.{number}"
+        return self._graph.initializers.get(name) or self._initializer(name, np.float32(number))
 
     def _initializer(self, name: str, content: ArrayLike) -> ir.Value:
         self._graph.initializers.pop(name, None)
