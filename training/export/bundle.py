@@ -80,9 +80,10 @@ def _sealed(folder: Path, order: Order, choices: Choices) -> Sealed:
     lost = failures(gates)
     kept = {name: found[name] for name in choices.precisions if name not in lost}
     if not kept.keys() & {"fp32", "int8"}:
+        failed = "; ".join(_said(row) for row in gates["int8"] if not row["passed"])
         raise ExportFailed(
-            f"int8 failed its gate in {', '.join(lost['int8'])}, and fp32 is not among the"
-            " --precisions: ship it too, or see a recipe's [variants]"
+            f"int8 failed its gate in {failed}; and fp32 is not among the --precisions: ship it too,"
+            " or see a recipe's [variants]"
         )
     _remove(folder, [name for name in GRAPHS if name not in kept])
     declared["evaluation"] = {
@@ -95,6 +96,11 @@ def _sealed(folder: Path, order: Order, choices: Choices) -> Sealed:
     bundle = _seal(folder, order, declared, probes=probes, vectors=kept)
     _verify(folder)
     return Sealed(bundle, parity, gates)
+
+
+def _said(row: Row) -> str:
+    numbers = ("mean_cosine", "min_cosine", "top10_overlap", "fp32_ndcg", "ndcg")
+    return f"{row['language']} ({', '.join(f'{name} {row[name]}' for name in numbers)})"
 
 
 def _remove(folder: Path, precisions: Sequence[Precision]) -> None:

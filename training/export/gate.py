@@ -49,13 +49,14 @@ def variant_gate(
     """A row a language: how close a smaller graph stays to fp32, and what it finds by itself.
 
     Cosines are between the two vectors of a text; the overlap is between the ten nearest of all
-    texts in both spaces; nDCG@10 is of the translation among the language's pairs, both ways. It
+    texts in both spaces; nDCG@10 is of the translation among the language's own pairs, both ways. It
     is nDCG and not accuracy, because a neighbour that swaps ranks one and two by chance, three of
     512 queries, is half a point of accuracy. With fewer than 32 pairs it is None, and not judged.
     """
     texts = texts_by_language(pairs)
     exact, rough = ({k: e(t, "passage") for k, t in texts.items()} for e in (full, coarse))
     pools = np.concatenate(list(exact.values())), np.concatenate(list(rough.values()))
+    judged = {language: _translations(language, pairs, own) for language, own in texts.items()}
     table: list[Row] = []
     start = 0
     for language, chosen in texts.items():
@@ -64,7 +65,9 @@ def variant_gate(
         start += len(chosen)
         cosines = (a * b).sum(axis=1)
         nearest = _nearest(a, pools[0], own), _nearest(b, pools[1], own)
-        before, after = (_translations_found(language, pairs, texts, by) for by in (exact, rough))
+        before, after = (
+            _found(judged[language], foreign, embed) for foreign, embed in ((a, full), (b, coarse))
+        )
         row: Row = {
             "language": language,
             "texts": len(chosen),
@@ -102,25 +105,20 @@ def translation_ndcg(queries: Matrix, candidates: Matrix) -> float:
     return float(100 * gains.mean())
 
 
-def _translations_found(
-    language: str,
-    pairs: Sequence[HeldOut],
-    texts: Mapping[str, Sequence[str]],
-    vectors: Mapping[str, Matrix],
-) -> float | None:
-    if language == ENGLISH or ENGLISH not in texts:
+def _translations(language: str, pairs: Sequence[HeldOut], texts: Sequence[str]) -> dict[str, int]:
+    """By English text the row of its translation among the language's texts, each row once."""
+    rows = {text: row for row, text in enumerate(texts)}
+    found: dict[str, int] = {}
+    for pair in pairs:
+        if pair.language == language != ENGLISH and pair.english and pair.foreign in rows:
+            found.setdefault(pair.english, rows.pop(pair.foreign))
+    return found
+
+
+def _found(translations: Mapping[str, int], foreign: Matrix, embed: Embed) -> float | None:
+    if len(translations) < FEWEST_PAIRS:
         return None
-    rows = {text: row for row, text in enumerate(texts[language])}
-    english = {text: row for row, text in enumerate(texts[ENGLISH])}
-    both = [
-        (rows[pair.foreign], english[pair.english])
-        for pair in pairs
-        if pair.language == language and pair.foreign in rows and pair.english in english
-    ]
-    if len(both) < FEWEST_PAIRS:
-        return None
-    left, right = (list(side) for side in zip(*both, strict=True))
-    a, b = vectors[language][left], vectors[ENGLISH][right]
+    a, b = foreign[list(translations.values())], embed(list(translations), "passage")
     return round((translation_ndcg(a, b) + translation_ndcg(b, a)) / 2, 3)
 
 

@@ -31,6 +31,7 @@ def declared(recipe, base, *, data=None, **changes):
         "pooling": "mean",
         "prompts": {"query": "", "passage": ""},
         "languages": ["de", "en"],
+        "precisions": {"fp32": "model.onnx"},
         "provenance": {
             "licence": "CC-BY-SA-4.0",
             "data": {"tatoeba": SOURCE} if data is None else data,
@@ -63,6 +64,16 @@ def test_a_fine_tuned_ones_card_names_its_base_and_the_bases_licence(model):
     card = model_card(declared({"start": {"model": "x"}}, "intfloat/e5@abc (mit)"), model)
     assert "base_model: intfloat/e5@abc\n" in card
     assert "Fine-tuned from intfloat/e5@abc (mit), whose licence goes on to hold" in card
+
+
+def test_a_card_of_int8_alone_says_how_others_get_it_in_full(model):
+    small = declared({"start": None}, "trained from scratch", precisions={"int8": "m.onnx"})
+    card = model_card(small, model)
+    assert "isogloss-train import-model path/to/this/folder" in card
+    assert "sentence-transformers" not in card
+    assert "library_name: sentence-transformers\n" in model_card(
+        declared({"start": None}, "trained from scratch"), model
+    )
 
 
 def test_an_imported_ones_card_says_that_nothing_was_trained(model):

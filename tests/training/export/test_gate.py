@@ -76,6 +76,19 @@ def test_few_pairs_are_not_judged_by_what_they_find():
     assert row["passed"]
 
 
+def test_a_language_is_judged_on_all_of_its_own_pairs_whatever_came_before_it():
+    others = [HeldOut("aa", f"g{k}", f"h{k}") for k in range(COUNT)] * 8
+    crowd = [HeldOut("bb", f"n{k}", f"m{k}") for k in range(300)]
+
+    def modulo(texts, role):
+        return embed([f"x{int(text[1:]) % COUNT}" for text in texts], role)
+
+    rows = variant_gate(modulo, modulo, [*others, *crowd, *PAIRS], LOOSE)
+    judged = {row["language"]: row["fp32_ndcg"] for row in rows}
+    assert judged["de"] == judged["aa"] == 100.0
+    assert judged["bb"] is not None
+
+
 def test_a_graph_that_differs_from_torch_names_the_language():
     assert check_parity(embed, embed, PAIRS) == 0.0
     with pytest.raises(ExportFailed, match="de: the graph differs from torch by"):
