@@ -33,9 +33,10 @@ def quantised(state: Mapping[str, Tensor], matrices: Iterable[str]) -> dict[str,
 
 
 def write_small_weights(folder: Path, small: dict[str, Tensor]) -> None:
-    """Write `model.int8.safetensors`."""
+    """Write `model.int8.safetensors`: the same weights, the same bytes."""
     path = folder / SMALL_WEIGHTS
-    save_file(small, path, metadata={"format": "pt", "int8": "row of a matrix = int8 * its scale"})
+    # One entry only: several come in another order each time, and the space is a hash of the file.
+    save_file(small, path, metadata={"int8": "row of a matrix = int8 * its scale"})
     path.chmod(0o644)  # the writer's umask made it private
 
 

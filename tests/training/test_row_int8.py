@@ -32,6 +32,15 @@ def test_a_row_of_zeros_stays_one_and_a_long_row_does_not_coarsen_its_neighbours
     assert small["m.scale"][0] == 1
 
 
+def test_the_same_weights_are_the_same_bytes_each_time(tmp_path):
+    small = quantised({"m": torch.eye(3), "norm": torch.ones(3)}, ["m"])
+    files = set()
+    for _ in range(50):
+        write_small_weights(tmp_path, small)
+        files.add((tmp_path / "model.int8.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 def test_what_is_written_is_read_back_and_what_is_no_matrix_stays_exact(tmp_path):
     torch.manual_seed(0)
     state = {"table.weight": torch.randn(9, 4), "norm.bias": torch.randn(4)}

@@ -4,7 +4,7 @@ Why not ONNX Runtime's quantiser: it gives a whole table one scale, so that one 
 every word piece, and a whole batch one step, so that a text's vector depends on what it is embedded
 with; and its weights can be read by nothing but the graph. Here they lie in `model.int8.safetensors`
 once, and the graph names byte ranges of it, as the fp32 graph does. A step for each token costs speed,
-because the fused products know but one for all (`tests/benchmarks/RESULTS.md`).
+because the fused products know but one for all (`training/LOG.md`).
 """
 
 from collections.abc import Iterator
@@ -83,11 +83,11 @@ class _Rewriting:
         self._graph = graph
         self._small = small
         self._tokens: dict[ir.Value, tuple[ir.Value, ...]] = {}
-
-    def replace(self, found: dict[str, list[ir.Node]]) -> None:
         self._one = self._initializer("int8.one", np.float32(1))
         self._least = self._initializer("int8.least", LEAST)
         self._last = self._initializer("int8.last_axis", np.array([-1], dtype=np.int64))
+
+    def replace(self, found: dict[str, list[ir.Node]]) -> None:
         for name, users in found.items():
             inner = name.removeprefix(BACKBONE)
             rows = self._initializer(name, self._small[inner].numpy())
