@@ -2,7 +2,9 @@
 
 English must be cut as the teacher's own tokenizer cuts it, because the teacher's rows mean what they
 mean in these cuts: a new piece that English words would be cut with is left out. Pieces that the
-English text never uses are pruned; single characters stay.
+English text never uses are pruned; single characters stay. Those that it uses, but seldom beside the
+others, as letters of their scripts and endings of their words, are not English any more: they count
+as new, so that they get a first row from the others' text, and learn from the first step on.
 
 Why the normaliser is another one: BERT's strips all marks, which in Bengali, Hindi, Telugu and Thai
 are the vowels. Here NFKC and lower case go first; accents are stripped where `strips_accents` says
@@ -37,6 +39,8 @@ LEAST = 3
 """Uses of a new piece below which it teaches nothing."""
 ENGLISH_SHARE = 0.01
 """A new piece is given up if English uses it so often, as a share of what the others do."""
+OWN_SHARE = 0.05
+"""A piece of the teacher is English only if English uses it so often, as a share of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,9 @@ class Grafted:
 
     tokenizer: Tokenizer
     origins: list[int]
-    """The teacher's number of each piece that it kept; these come first, the new ones follow."""
+    """The teacher's number of each piece that stays English; these come first, others follow."""
     added: int
-    """New pieces."""
+    """New pieces, and those of the teacher that are rather of the other languages."""
 
 
 def graft_pieces(corpus: Corpus, teacher: Tokenizer, options: Graft, *, seed: int) -> Grafted:
@@ -70,11 +74,20 @@ def graft_pieces(corpus: Corpus, teacher: Tokenizer, options: Graft, *, seed: in
         seed=seed,
         leave_out=frozenset(corpus.languages[:1]),
     )
-    new = _new_pieces(kept, sample, english, options)
+    words = _words(sample, options)
+    english_words = _words(english, options)
+    new = _new_pieces(kept, words, english_words, options)
+    used = _used([*kept, *new], words)
+    in_english = _used([*kept, *new], english_words)
+    stays = [
+        piece in SPECIAL or in_english[piece] >= OWN_SHARE * used[piece] for piece in kept
+    ]
+    english_pieces = [piece for piece, here in zip(kept, stays, strict=True) if here]
+    freed = [piece for piece, here in zip(kept, stays, strict=True) if not here]
     return Grafted(
-        tokenizer=_tokenizer([*kept, *new], options),
-        origins=[own[piece] for piece in kept],
-        added=len(new),
+        tokenizer=_tokenizer([*english_pieces, *freed, *new], options),
+        origins=[own[piece] for piece in english_pieces],
+        added=len(freed) + len(new),
     )
 
 
@@ -110,11 +123,9 @@ def _kept(own: dict[str, int], teacher: Tokenizer, english: Sequence[str], least
 
 
 def _new_pieces(
-    kept: Sequence[str], sample: Sequence[str], english: Sequence[str], options: Graft
+    kept: Sequence[str], words: Counter[str], english_words: Counter[str], options: Graft
 ) -> list[str]:
     """The most used of the learned pieces that leave English as it is."""
-    words = _words(sample, options)
-    english_words = _words(english, options)
     learned = _learned(words, size=int(SPARE * options.pieces))
     known = set(kept)
     letters = sorted(
