@@ -28,7 +28,6 @@ from service.shadow import Shadow
 from service.types import MigrationOptions
 from service.vectors.backend import VectorBackend
 from service.vectors.edge import EdgeBackend
-from service.vectors.qdrant import QdrantBackend
 from service.verification import Gate
 
 DEFAULT_COLLECTION = "default"
@@ -200,6 +199,9 @@ def _first(settings: Settings, registry: Registry, catalog: Catalog) -> None:
 def _backend(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[VectorBackend]:
     if settings.qdrant_url is None:
         return EdgeBackend.start(settings.data_dir / "index", metrics=metrics)
+    # The server's client takes a third of all the time that imports take, and only a server needs it.
+    from service.vectors.qdrant import QdrantBackend  # noqa: PLC0415
+
     key = settings.qdrant_api_key
     return QdrantBackend.connect(
         settings.qdrant_url, api_key=key.get_secret_value() if key else None, metrics=metrics

@@ -21,6 +21,8 @@ from training.trainer.processes import Processes, open_trackers
 from training.trainer.stage import Material, StageRun, Step
 from training.trainer.stopping import Stopper
 
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Loop:
     """A run from where its checkpoint left it, or from its beginning."""
@@ -153,7 +155,7 @@ class Loop:
             self._model.encoder.eval()
             with torch.random.fork_rng():  # the steps draw as if nothing had been evaluated
                 results = evaluate(
-                    _embedder(self._model),
+                    _embedder(self._model, PRECISIONS.get(self._processes.precision, torch.float32)),
                     self._material.data,
                     self._recipe.evaluation,
                     model=f"{self._recipe.name} {self._recipe.version}",
@@ -190,13 +192,17 @@ class Loop:
         return self._recipe.stage[number].steps
 
 
-def _embedder(model: Pretrained) -> Callable[[Sequence[str], Role], Matrix]:
-    """The model as it is now."""
+def _embedder(
+    model: Pretrained, precision: torch.dtype
+) -> Callable[[Sequence[str], Role], Matrix]:
+    """The model as it is now, in the precision that it is trained in."""
     tokenizer = Tokenizer.from_str(model.pieces.tokenizer.to_str())
     tokenizer.enable_truncation(model.max_tokens)
 
     def vectors(texts: Sequence[str], role: Role) -> Matrix:
         prompted = [model.prompts[role] + text for text in texts]
-        return embed(model.encoder, tokenizer, prompted, padding_id=model.pieces.pad)
+        return embed(
+            model.encoder, tokenizer, prompted, padding_id=model.pieces.pad, precision=precision
+        )
 
     return vectors

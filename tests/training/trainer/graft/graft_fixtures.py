@@ -13,11 +13,11 @@ SPECIAL = ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WIDTH = 48
 
 
-def english_tokenizer() -> Tokenizer:
-    """Some words whole, the others by letters; accents are stripped, Chinese is cut."""
+def english_tokenizer(*more: str) -> Tokenizer:
+    """Some words whole, the others by letters, and `more` pieces; accents are stripped, Chinese is cut."""
     words = [*COLOURS["en"], *(word for words in WORDS["en"] for word in words)][:-3]
     parts = [f"##{letter}" for letter in LETTERS]
-    pieces = [*SPECIAL, *LETTERS, *parts, *words, "who", ".", "unheard"]
+    pieces = [*SPECIAL, *LETTERS, *parts, *words, "who", ".", "unheard", *more]
     numbers = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()

@@ -56,6 +56,17 @@ def test_pieces_that_english_never_uses_are_gone_but_for_letters_and_special_one
     assert {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "x", "##x"} <= own.keys()
 
 
+def test_a_letter_of_the_start_that_only_others_use_counts_as_new():
+    start = english_tokenizer("я", "##я", "ѣ")
+    corpus = corpus_of(("en", "ru"), [("red cat", "я"), ("blue dog", "мы и я")])
+    own = graft_pieces(corpus, start, graft_of(), seed=1)
+    english = [own.tokenizer.id_to_token(number) for number in range(len(own.origins))]
+    assert "я" not in english
+    assert spelled(own.tokenizer, "я") == ["я"]
+    assert "ѣ" in english  # nobody uses it, so that nobody could teach it
+    assert own.tokenizer.get_vocab_size() == len(own.origins) + own.added
+
+
 def test_frequent_words_of_other_languages_become_pieces(grafted):
     for word in ("katze", "кошка", COLOURS["hi"][0]):
         assert spelled(grafted.tokenizer, word) == [word]
@@ -91,7 +102,8 @@ def test_a_long_run_without_spaces_is_no_unknown_word(grafted):
 
 def test_there_are_no_more_new_pieces_than_asked_for(corpus):
     few = graft_pieces(corpus, english_tokenizer(), graft_of(pieces=160), seed=1)
-    assert few.added == 160
+    learned = few.tokenizer.get_vocab().keys() - english_tokenizer().get_vocab().keys()
+    assert len(learned) == 160
 
 
 def test_the_same_text_gives_the_same_pieces(corpus, grafted):
