@@ -1,4 +1,4 @@
-"""The main road on real input: the shipped bundle, the sample documents, questions in nine languages."""
+"""The main road on real input: the shipped bundle, the sample documents, questions in their 16 languages."""
 
 import json
 from collections import defaultdict
