@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.config.batches import ENGLISH
 from training.pretrained import Pretrained
+
+SHOWN = 3
+"""Languages that are named as the weakest."""
 
 CARD = """---
 license: {licence_tag}
@@ -34,9 +38,11 @@ most {max_tokens} tokens; {pooling}. Queries and passages of all languages share
 
 {sources}
 
-## What is not known
+{leaks}
 
-It was not tested for bias, nor on texts longer than its limit. A language without a row above was not measured.
+## Where it fails, and what is not known
+
+{weakest}It was not tested for bias, nor on texts longer than its limit. A language without a row above was not measured.
 """
 
 LIBRARY = "library_name: sentence-transformers\n"
@@ -86,6 +92,8 @@ def model_card(declared: Mapping[str, Any], model: Pretrained) -> str:
         variants=_variants(evaluation.get("variants", {})),
         removal=_removal(evaluation.get("language_removal")),
         sources=_sources(provenance["data"]),
+        leaks=_leaks(evaluation.get("leaks")),
+        weakest=_weakest(evaluation.get("cells", {})),
     )
 
 
@@ -119,6 +127,32 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
         rows.setdefault(f"{benchmark} {task}, {cell['metric']}", []).append(line)
     single = [f"{name}: {' · '.join(found)}" for name, found in rows.items()]
     return "\n\n".join(["\n".join(summary), *single]).strip() or "Not measured."
+
+
+def _weakest(cells: Mapping[str, Any]) -> str:
+    """The languages whose texts find their English counterparts least often, by benchmark."""
+    scores: dict[str, list[tuple[float, str]]] = {}
+    for name, cell in cells.items():
+        benchmark, _, pair = name.split("/", 2)
+        asked, _, found = pair.rpartition("-")
+        if found == ENGLISH != asked:
+            scores.setdefault(f"{benchmark} ({cell['metric']})", []).append((cell["value"], asked))
+    lines = [
+        f"- {name}: {', '.join(f'{asked} {value:.0f}' for value, asked in sorted(own)[:SHOWN])}"
+        for name, own in scores.items()
+        if len(own) > SHOWN
+    ]
+    return (
+        "Weakest from other languages to English:\n\n" + "\n".join(lines) + "\n\n" if lines else ""
+    )
+
+
+def _leaks(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "Whether evaluation texts are among it was not checked."
+    looked = f"{sum(found['checked'].values()):,} texts of {', '.join(found['checked'])}"
+    fate = {"drop": "left out", "keep": "trained on all the same"}.get(found["handling"], "refused")
+    return f"{looked} were looked for in it; {found['texts']:,} were found and {fate}."
 
 
 def _variants(variants: Mapping[str, Any]) -> str:

@@ -67,7 +67,11 @@ def export_run(
             "licence": recipe.licence,
             **made_now(),
         },
-        evaluation={"weights": model.weights, **_scores(run / "scores.json")},
+        evaluation={
+            "weights": model.weights,
+            **_scores(run / "scores.json"),
+            **_leaks(RunFolder(run).leaks),
+        },
         widths=recipe.stage[-1].matryoshka,
         centroid_pairs=read_pairs(language_texts) if language_texts is not None else (),
         golden=golden_of(held_out, most=most, seed=recipe.seed),
@@ -112,3 +116,11 @@ def _scores(path: Path) -> dict[str, Mapping[str, Any]]:
         for metric, value in list(cell.metrics.items())[:1]
     }
     return {"scores": results.summary(), "cells": cells}
+
+
+def _leaks(path: Path) -> dict[str, Mapping[str, Any]]:
+    """How many texts were looked for in the training text, and how many were found."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text("utf-8"))
+    return {"leaks": {name: found[name] for name in ("handling", "checked", "texts")}}

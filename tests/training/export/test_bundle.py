@@ -77,6 +77,8 @@ def run(tmp_path):
     (folder / "held_out.jsonl").write_text("\n".join(lines), "utf-8")
     source = {"licence": "CC0-1.0", "rows": 3, "sha256": "0" * 64}
     (folder / "sources.json").write_text(json.dumps({"templates": source}), "utf-8")
+    leaks = {"handling": "drop", "checked": {"ntrex": 1007}, "texts": 4, "counts": []}
+    (folder / "leaks.json").write_text(json.dumps(leaks), "utf-8")
     cell = Cell("ntrex", "bitext", "de", "en", {"accuracy": 61.24}, 20)
     Results("run", (cell,)).write(folder / "scores.json")
     return folder
@@ -118,6 +120,7 @@ def test_a_runs_bundle_is_its_model_cut_and_without_language_to_all_who_read_it(
 
 def _check_evaluation(evaluation):
     assert evaluation["weights"] == "last"
+    assert evaluation["leaks"] == {"handling": "drop", "checked": {"ntrex": 1007}, "texts": 4}
     assert evaluation["scores"] == {"ntrex bitext accuracy": 61.24}
     assert evaluation["cells"]["ntrex/bitext/de-en"]["value"] == 61.24
     removal = evaluation["language_removal"]

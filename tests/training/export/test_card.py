@@ -60,6 +60,24 @@ def test_a_students_card_names_teacher_licence_languages_sources_and_scores(mode
     assert "0.20 points lower. int8 is shipped." in card
 
 
+def test_a_card_says_what_of_the_evaluation_was_trained_on(model):
+    leaks = {"handling": "drop", "checked": {"ntrex": 1000, "xquad": 240}, "texts": 17}
+    card = model_card(declared("recipe", "x", evaluation={"leaks": leaks}), model)
+    assert "1,240 texts of ntrex, xquad were looked for in it; 17 were found and left out." in card
+    kept = {"leaks": {**leaks, "handling": "keep"}}
+    assert "17 were found and trained on" in model_card(declared("r", "x", evaluation=kept), model)
+    assert "was not checked" in model_card(declared("r", "x"), model)
+
+
+def test_a_card_names_the_languages_that_fail_most(model):
+    cells = {
+        f"ntrex/bitext/{pair}": {"metric": "accuracy", "value": value, "count": 9}
+        for pair, value in {"de-en": 80, "te-en": 24, "th-en": 41, "ar-en": 34, "en-te": 9}.items()
+    }
+    card = model_card(declared("recipe", "x", evaluation={"cells": cells}), model)
+    assert "- ntrex (accuracy): te 24, ar 34, th 41\n" in card
+
+
 def test_a_fine_tuned_ones_card_names_its_base_and_the_bases_licence(model):
     card = model_card(declared({"start": {"model": "x"}}, "intfloat/e5@abc (mit)"), model)
     assert "base_model: intfloat/e5@abc\n" in card
