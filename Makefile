@@ -42,7 +42,7 @@ bench: $(VENV)/.dev ## what is fast, as ratios: DATA=folder gives it real senten
 	$(BIN)/python -m tests.benchmarks $(if $(DATA),--data $(DATA)) $(ARGS)
 
 train: $(VENV)/.dev ## train the shipped recipe: make train DATA=folder
-	$(BIN)/isogloss-train train training/recipes/first.toml --data $(DATA) --out runs/first $(ARGS)
+	$(BIN)/isogloss-train train training/recipes/starter.toml --data $(DATA) --out runs/starter $(ARGS)
 
 lock: ## resolve every dependency anew into deploy/constraints.txt
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

@@ -19,6 +19,7 @@ from service.fleet import Fleet, Parts
 from service.http import install
 from service.http.limits import Limits
 from service.inventory import Inventory
+from service.language import load_model
 from service.metrics import Metrics
 from service.migration import Migrations, Migrator, Pace, Switch
 from service.opener import Opener, batch_limits, inference_threads
@@ -79,6 +80,9 @@ class _Service:
 
 async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> _Service:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # Half a second of one core, while the other one starts the index host.
+    reading = asyncio.create_task(anyio.to_thread.run_sync(load_model))
+    stack.push_async_callback(asyncio.gather, reading, return_exceptions=True)
     registry = Registry(settings.models_dir)
     catalog = stack.enter_context(Catalog(_catalog_url(settings)))
     catalog.collections.create(DEFAULT_COLLECTION)

@@ -11,6 +11,7 @@ that are not expected (Galician, Marathi), and a caller who knows the language s
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
+from threading import Lock
 
 import langcodes
 from py3langid.langid import MODEL_FILE
@@ -27,6 +28,8 @@ _ODDS = 2.0
 
 _CERTAIN = _ODDS / (1 + _ODDS)
 """From this share on, the prior cannot change which language wins."""
+
+_READING = Lock()
 
 _WRITTEN_ALIKE = {"arz": "ar", "ary": "ar", "wuu": "zh", "yue": "zh", "uzs": "uz", "nb": "no"}
 """Varieties whose short texts cannot be told from the language that a filter would name."""
@@ -70,7 +73,7 @@ class LanguageIdentifier:
         min_confidence: float = 0.2,
         max_characters: int = 256,
     ) -> None:
-        self._model = _model()
+        self._model = load_model()
         self._names = {label: _name(label) for label in self._model.labels}
         self._expected = frozenset(canonical(code).split("-")[0] for code in expected)
         self._min_confidence = min_confidence
@@ -109,8 +112,14 @@ class LanguageIdentifier:
         return best, shares[best] / sum(shares.values())
 
 
+def load_model() -> NaiveBayes:
+    """The model of all identifiers of this process; whoever asks while it is read waits for it."""
+    with _READING:
+        return _read_model()
+
+
 @cache
-def _model() -> NaiveBayes:
+def _read_model() -> NaiveBayes:
     return NaiveBayes.from_model_file(MODEL_FILE, norm_probs=True)
 
 

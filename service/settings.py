@@ -32,7 +32,9 @@ class Settings(BaseModel):
         Path("data"), description="Folder of the catalog and of the embedded index."
     )
     models_dir: Path = Field(Path("models"), description="The registry: a folder of bundles.")
-    bundle: str = Field("first", description="Bundle for the first start: a name, or name/version.")
+    bundle: str = Field(
+        "starter", description="Bundle for the first start: a name, or name/version."
+    )
     precision: Literal["fp32", "fp16", "int8"] | None = Field(
         None,
         description="Precision variant of the bundle for the first start; without it, the fullest "

@@ -25,7 +25,7 @@ MAX_ID: Final = 2**63 - 1
 
 EXAMPLE: Final[dict[str, Any]] = {
     "generation": 2,
-    "bundle": "first",
+    "bundle": "starter",
     "version": "1.1.0",
     "precision": "fp32",
     "space": "6f1c…",

@@ -30,7 +30,7 @@ class EmbeddingsBody(BaseModel):
 
     model_config = ConfigDict(
         extra="ignore",
-        json_schema_extra={"examples": [{"model": "first", "input": ["one text", "another"]}]},
+        json_schema_extra={"examples": [{"model": "starter", "input": ["one text", "another"]}]},
     )
 
     input: Annotated[Any, WithJsonSchema(TEXTS_SCHEMA)]

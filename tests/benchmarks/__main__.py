@@ -9,7 +9,7 @@ from pathlib import Path
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--data", type=Path, help="folder with parallel/en-xx.tsv.gz and qa/")
-    options.add_argument("--bundle", type=Path, default=max(Path("models/first").iterdir()))
+    options.add_argument("--bundle", type=Path, default=max(Path("models/starter").iterdir()))
     chosen = options.parse_args()
     commands = [
         ["tests.benchmarks.vectors"],

@@ -1,6 +1,6 @@
 """Two bundles side by side: how soon a fresh service answers, a query alone, passages in bulk.
 
-    python -m tests.benchmarks.encoder --data FOLDER --bundle models/first/1.0.0 --against OTHER
+    python -m tests.benchmarks.encoder --data FOLDER --bundle models/starter/1.0.0 --against OTHER
 
 FOLDER holds `qa/` and `parallel/`. Queries are questions, passages English paragraphs. Both bundles take turns in
 every round, each in its fullest precision, with the same threads; ratios are to the other bundle.

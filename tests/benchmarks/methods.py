@@ -19,7 +19,7 @@ from pathlib import Path
 from training.results import Results
 
 RECIPES = Path("training/recipes/compare")
-START = "models/first/1.0.0"
+START = "models/starter/1.0.0"
 BASELINES = {
     "clear": "info_nce",
     "hybrid": "mono",

@@ -43,7 +43,9 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     passages = {row["_id"]: row["text"] for row in lines_of(folder / "passages.en.jsonl.gz")}
     rows = lines_of(folder / f"triples.{LANGUAGE}.jsonl.gz")
     by_passage = {row["passage_id"]: row for row in rows if row["source"] == SOURCE}
-    return sorted(by_passage.values(), key=lambda row: int(row["passage_id"].rpartition("-")[2])), passages
+    return sorted(
+        by_passage.values(), key=lambda row: int(row["passage_id"].rpartition("-")[2])
+    ), passages
 
 
 def group(row: dict[str, Any], passages: dict[str, str]) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder with parallel/en-xx.tsv.gz"
     )
     options.add_argument("--models", type=Path, default=Path("models"))
-    options.add_argument("--bundle", default="first")
+    options.add_argument("--bundle", default="starter")
     options.add_argument("--documents", type=int, default=100_000)
     options.add_argument("--texts", type=int, default=8_000, help="texts of the throughput part")
     options.add_argument("--queries", type=int, default=600)

@@ -39,7 +39,7 @@ from training.pretrained import open_pretrained
 from training.trainer.processes import open_processes
 from training.trainer.stage import Material, StageRun
 
-MODEL = "models/first/1.0.0"
+MODEL = "models/starter/1.0.0"
 BATCHES = {
     "info_nce": {"kind": "cross", "data": ["questions"], "pivot": "en", "language_exponent": 1.0},
     "clear": {"kind": "bridged", "data": ["questions"], "language_exponent": 1.0},

@@ -23,7 +23,7 @@ def lines(name):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     data = tmp_path_factory.mktemp("road") / "data"
-    with ServiceProcess(data=data, models=ROOT / "models", bundle="first") as process:
+    with ServiceProcess(data=data, models=ROOT / "models", bundle="starter") as process:
         with Client(process.url) as client:
             client.post("/collections", {"name": "samples", "fields": {"topic": "keyword"}})
             for state in client.upload("samples", lines("topics.jsonl")):
@@ -79,5 +79,5 @@ def test_an_answer_names_the_shipped_bundle_and_its_space(service):
     models = httpx.get(service.url + "/models").json()["models"]
     (active,) = [model for model in models if model["state"] == "active"]
     assert answer["space"] == active["space"]
-    assert answer["bundle"] == f"first/{active['version']}"
+    assert answer["bundle"] == f"starter/{active['version']}"
     assert len(active["languages"]) >= 24

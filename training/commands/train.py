@@ -11,7 +11,7 @@ from training.config.recipe import Recipe, read_recipe
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. training/recipes/first.toml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. training/recipes/starter.toml.")],
     data: DataFolder,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/run"),
     device: Device = "auto",

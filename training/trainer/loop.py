@@ -155,7 +155,9 @@ class Loop:
             self._model.encoder.eval()
             with torch.random.fork_rng():  # the steps draw as if nothing had been evaluated
                 results = evaluate(
-                    _embedder(self._model, PRECISIONS.get(self._processes.precision, torch.float32)),
+                    _embedder(
+                        self._model, PRECISIONS.get(self._processes.precision, torch.float32)
+                    ),
                     self._material.data,
                     self._recipe.evaluation,
                     model=f"{self._recipe.name} {self._recipe.version}",
@@ -192,9 +194,7 @@ class Loop:
         return self._recipe.stage[number].steps
 
 
-def _embedder(
-    model: Pretrained, precision: torch.dtype
-) -> Callable[[Sequence[str], Role], Matrix]:
+def _embedder(model: Pretrained, precision: torch.dtype) -> Callable[[Sequence[str], Role], Matrix]:
     """The model as it is now, in the precision that it is trained in."""
     tokenizer = Tokenizer.from_str(model.pieces.tokenizer.to_str())
     tokenizer.enable_truncation(model.max_tokens)

@@ -79,9 +79,7 @@ def graft_pieces(corpus: Corpus, teacher: Tokenizer, options: Graft, *, seed: in
     new = _new_pieces(kept, words, english_words, options)
     used = _used([*kept, *new], words)
     in_english = _used([*kept, *new], english_words)
-    stays = [
-        piece in SPECIAL or in_english[piece] >= OWN_SHARE * used[piece] for piece in kept
-    ]
+    stays = [piece in SPECIAL or in_english[piece] >= OWN_SHARE * used[piece] for piece in kept]
     english_pieces = [piece for piece, here in zip(kept, stays, strict=True) if here]
     freed = [piece for piece, here in zip(kept, stays, strict=True) if not here]
     return Grafted(
