@@ -211,7 +211,8 @@ class Variants(Strict):
     min_cosine: float = 0.97
     min_top10_overlap: Share = 0.85
     max_ndcg_drop: float = 0.5
-    """In points of nDCG@10 among the held-out pairs, index and queries by the same graph."""
+    """In points of nDCG@10 among the held-out pairs, index and queries by the same graph; a larger
+    one fails if it is more than chance."""
 
 
 class Export(Strict):

@@ -99,7 +99,7 @@ def _sealed(folder: Path, order: Order, choices: Choices) -> Sealed:
 
 
 def _said(row: Row) -> str:
-    numbers = ("mean_cosine", "min_cosine", "top10_overlap", "fp32_ndcg", "ndcg")
+    numbers = ("mean_cosine", "min_cosine", "top10_overlap", "fp32_ndcg", "ndcg", "p")
     return f"{row['language']} ({', '.join(f'{name} {row[name]}' for name in numbers)})"
 
 

@@ -61,6 +61,18 @@ def test_each_limit_alone_fails_a_graph(coarse, limits):
     assert variant_gate(embed, coarse, PAIRS, LOOSE)[0]["passed"]
 
 
+def test_a_drop_that_may_be_chance_passes_and_is_shown():
+    def two_swapped(texts, role):
+        return embed([{"f0": "x1", "f1": "x0"}.get(text, text) for text in texts], role)
+
+    row = variant_gate(embed, two_swapped, PAIRS, LOOSE.model_copy(update={"max_ndcg_drop": 0.5}))[
+        0
+    ]
+    assert row["fp32_ndcg"] - row["ndcg"] > 0.5
+    assert row["p"] >= 0.05
+    assert row["passed"]
+
+
 def test_a_vector_that_is_no_number_fails():
     def broken(texts, role):
         return embed(texts, role) * np.float32("nan")
