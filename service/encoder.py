@@ -32,7 +32,7 @@ the cut itself may be tokenised otherwise, and no tokenizer looks further ahead 
 
 PROBE_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.999}
 PROBE_NORM_TOLERANCE = 1e-3
-PROBE_BATCH = 32
+PROBE_BATCH = 16
 PADDING_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 
 
@@ -170,9 +170,11 @@ class Encoder:
             for role in get_args(Role):
                 rows = [row for row, own in enumerate(probes.roles) if own == role]
                 tokens = self.tokenize([probes.texts[row] for row in rows], role)
-                for start in range(0, len(rows), PROBE_BATCH):
-                    end = start + PROBE_BATCH
-                    actual[rows[start:end]] = self.infer(tokens[start:end])
+                # By length, or most of the work were padding: every start waits for it.
+                order = sorted(range(len(rows)), key=lambda place: len(tokens[place]))
+                for start in range(0, len(order), PROBE_BATCH):
+                    chosen = order[start : start + PROBE_BATCH]
+                    actual[[rows[k] for k in chosen]] = self.infer([tokens[k] for k in chosen])
         except (EngineFailure, InvalidInput) as error:
             raise BundleInvalid(f"{PROBES}: {error.detail}") from error
         norms = np.linalg.norm(actual, axis=1)

@@ -44,11 +44,7 @@ def answers(service):
     return list(zip(queries, [answer["hits"] for answer in found.json()], strict=True))
 
 
-CHANCE = 1 / 12
-"""Twelve topics with as many passages each: the share that random hits would have."""
-
-
-# The two topics and the thresholds below were set after seeing what the first bundle does: they
+# The topics and the thresholds below were set after seeing what the shipped bundle does: they
 # guard against getting worse, and are no independent measure of it. A better bundle raises them.
 
 
@@ -58,9 +54,18 @@ def test_a_question_finds_its_topic_in_several_languages_whatever_language_it_is
         fitting = [hit for hit in hits if hit["document"] in query["relevant"]]
         topic = query["relevant"][0].split("-")[0]
         found[topic][query["language"]] = len({hit["language"] for hit in fitting})
-    for topic in ("hands", "libraries"):
-        assert {"en", "de", "es", "fr", "ru", "zh"} <= found[topic].keys()
-        assert min(found[topic].values()) >= 2, found[topic]
+    for topic in ("hands", "vaccination", "football"):
+        assert len(found[topic]) == 16
+        assert min(found[topic].values()) >= 3, found[topic]
+
+
+def test_hardly_a_question_misses_its_topic_in_the_first_three(answers):
+    missed = [
+        (query["language"], query["query"])
+        for query, hits in answers
+        if not any(hit["document"] in query["relevant"] for hit in hits[:3])
+    ]
+    assert len(missed) <= 12, missed  # of 192; the aim is none
 
 
 def test_most_of_what_a_question_finds_is_on_its_topic(answers):
@@ -69,8 +74,8 @@ def test_most_of_what_a_question_finds_is_on_its_topic(answers):
         assert len(hits) == 5
         right[query["language"]] += [hit["document"] in query["relevant"] for hit in hits]
     shares = {language: sum(each) / len(each) for language, each in right.items()}
-    assert shares["en"] > 0.6, shares
-    assert min(shares.values()) > 3 * CHANCE, shares
+    assert shares["en"] > 0.9, shares
+    assert min(shares.values()) > 0.45, shares
 
 
 def test_an_answer_names_the_shipped_bundle_and_its_space(service):
