@@ -41,7 +41,7 @@ def test_a_file_is_read_in_one_sitting(module):
 
 
 def test_the_service_process_loads_no_training_framework_and_no_client_of_a_server():
-    """The Qdrant client alone takes a third of a second, and the embedded index needs none of it."""
+    """The Qdrant client takes a third of what imports take, and the embedded index needs none of it."""
     code = (
         "import sys, service.__main__\n"
         "heavy = {'torch', 'transformers', 'training', 'datasets', 'optimum', 'sentence_transformers',"

@@ -16,7 +16,8 @@ class Graft(Strict):
     """
 
     pieces: Count = 30_000
-    """New ones at most, but that every character of the sample gets one."""
+    """New ones at most, but that every character of the sample gets one. Pieces of the start that
+    English seldom uses count as new beside them."""
     min_count: Annotated[int, Field(ge=0)] = 1
     """The start's own pieces are kept if the English text uses them so often."""
     sample_characters: Count = 24_000_000

@@ -4,7 +4,7 @@ English must be cut as the teacher's own tokenizer cuts it, because the teacher'
 mean in these cuts: a new piece that English words would be cut with is left out. Pieces that the
 English text never uses are pruned; single characters stay. Those that it uses, but seldom beside the
 others, as letters of their scripts and endings of their words, are not English any more: they count
-as new, so that they get a first row from the others' text, and learn from the first step on.
+as new (`OWN_SHARE`), so that they get a first row from the others' text, and learn from the first step on.
 
 Why the normaliser is another one: BERT's strips all marks, which in Bengali, Hindi, Telugu and Thai
 are the vowels. Here NFKC and lower case go first; accents are stripped where `strips_accents` says
